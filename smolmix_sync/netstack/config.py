@@ -1,0 +1,126 @@
+"""What can be tuned in the stack, and the limits on everything a peer can grow.
+
+Source: spec/netstack.md section 4 (values measured on the mixnet model).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["StackConfig", "TcpSettings"]
+
+
+@dataclass(slots=True)
+class TcpSettings:
+    """Options of one connection; a listener's are copied to what it accepts.
+
+    After changing one on a live connection call ``Conn.settings_changed()``.
+    """
+
+    nodelay: bool = False
+    """TCP_NODELAY: send small segments while earlier ones are unacknowledged."""
+    cork: bool = False
+    """TCP_CORK: hold a partial segment back (until cleared, or FIN)."""
+    quickack: bool = False
+    """TCP_QUICKACK: acknowledge every segment at once."""
+    keepalive: bool = False
+    """SO_KEEPALIVE."""
+    keep_idle: float = 7200.0
+    """TCP_KEEPIDLE: seconds of silence before the first probe."""
+    keep_interval: float = 75.0
+    """TCP_KEEPINTVL: seconds between probes."""
+    keep_count: int = 9
+    """TCP_KEEPCNT: unanswered probes before ETIMEDOUT."""
+    user_timeout: float = 120.0
+    """TCP_USER_TIMEOUT: seconds data may stay unacknowledged before ETIMEDOUT (RFC 1122 R2)."""
+    syn_retries: int = 6
+    """TCP_SYNCNT: SYN retransmissions before ETIMEDOUT."""
+    linger_reset: bool = False
+    """SO_LINGER with l_onoff=1, l_linger=0: ``close`` sends RST and discards."""
+    sndbuf: int = 256 * 1024
+    """Send buffer in octets; also the congestion window's ceiling."""
+    rcvbuf: int = 1 << 20
+    """Receive buffer in octets; before the handshake it takes part in choosing the window scale."""
+    rcvbuf_max: int = 4 << 20
+    """The receive buffer grows up to this while the reader keeps up (equal to rcvbuf: fixed)."""
+    max_segment: int | None = None
+    """TCP_MAXSEG: upper bound on the segment size, both directions; before connect only."""
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """Settings of a whole stack."""
+
+    tcp: TcpSettings = field(default_factory=TcpSettings)
+    """Settings every new connection starts from (copied)."""
+
+    rx_mtu: int = 1420
+    """Largest packet the far side can bring to us; the MSS we advertise is this less the headers (1380/1360)."""
+    tx_mtu: int = 1500
+    """Largest packet we make, until ICMP says less."""
+    loopback_mtu: int = 65535
+    """Largest packet between two sockets of this stack (``loopback=True``)."""
+
+    timestamps: bool = True
+    sack: bool = True
+    window_scale: bool = True
+
+    initial_window: int = 10
+    """Segments sent before the first acknowledgement (RFC 6928)."""
+    congestion: str = "gentle"
+    """Name of the congestion control, see ``congestion.make``."""
+    reo_srtt: float = 1.0
+    """Share of SRTT a segment may be overtaken by before it counts as lost."""
+    reo_rttvar: float = 1.0
+    """Share of RTTVAR added to that."""
+
+    rto_initial: float = 1.0
+    rto_min: float = 1.0
+    rto_max: float = 60.0
+    persist_min: float = 0.5
+    persist_max: float = 60.0
+
+    ack_every: int = 16
+    """Segments after which an acknowledgement no longer waits."""
+    ack_delay: float = 0.020
+    """How long in-order data may wait for its acknowledgement."""
+    ooo_ack_delay: float = 0.020
+    """The same for data that arrived out of order: on a mixnet most does."""
+    ack_starve: float = 0.050
+    """A bare acknowledgement waiting longer than this goes before new data."""
+
+    time_wait: float = 10.0
+    fin_wait_2: float = 60.0
+    """How long a closed connection waits for the peer's FIN."""
+    paws_slack: float = 60.0
+    """How far back a timestamp may lie before the segment is dropped: reordering is not old age."""
+
+    port_min: int = 49152
+    port_max: int = 65535
+
+    max_connections: int = 4096
+    max_incoming: int = 256
+    """``any_address``: connection requests waiting for accept or refuse."""
+    incoming_timeout: float = 75.0
+    max_datagrams: int = 1024
+    """``any_address``: datagrams waiting for the owner."""
+    max_control: int = 512
+    """RST, ICMP and probe packets waiting to leave; the newest are dropped beyond that."""
+    udp_sndbuf: int = 212992
+    udp_rcvbuf: int = 212992
+
+    reassembly_datagrams: int = 16
+    reassembly_timeout: float = 15.0
+    reassembly_octets: int = 65535
+
+    pmtu_lifetime: float = 600.0
+    pmtu_entries: int = 1024
+
+    echo_rate: float = 10.0
+    """ICMP echo replies per second."""
+    icmp_rate: float = 10.0
+    """ICMP errors sent per second."""
+    challenge_rate: float = 10.0
+    """Challenge ACKs per second and connection (RFC 5961)."""
+    port_unreachable: bool = False
+    """Answer datagrams to closed UDP ports with ICMP; off because it tells the far side and costs a packet."""
