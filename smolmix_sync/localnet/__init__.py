@@ -1,1 +1,15 @@
-"""."""
+"""A whole mixnet on one machine: nym-api, an entry gateway, three mix nodes, an exit and services.
+
+Every node is a process of its own that speaks the real wire protocols on TCP;
+this package is the other side of everything that `smolmix_sync.mixnet` and
+`smolmix_sync.ipr` do, one file per kind of node. See `LocalNet` to use it and
+``python -m smolmix_sync.localnet`` to run it in the foreground.
+"""
+
+from __future__ import annotations
+
+from smolmix_sync.localnet.config import LocalNetConfig
+from smolmix_sync.localnet.control import ControlError
+from smolmix_sync.localnet.localnet import LocalNet, LocalNetFailed, NodeControl
+
+__all__ = ["ControlError", "LocalNet", "LocalNetConfig", "LocalNetFailed", "NodeControl"]
