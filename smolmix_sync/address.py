@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smolmix_sync.crypto import is_valid_point
+from smolmix_sync.crypto import ed25519_is_valid_point
 from smolmix_sync.errors import WireError
 
 __all__ = ["KEY_SIZE", "RECIPIENT_SIZE", "Recipient", "base58_decode", "base58_encode"]
@@ -93,7 +93,7 @@ class Recipient:
         if len(octets) != RECIPIENT_SIZE:
             raise WireError(f"a recipient has {RECIPIENT_SIZE} octets, not {len(octets)}")
         identity, encryption, gateway = octets[:32], octets[32:64], octets[64:]
-        if not is_valid_point(identity) or not is_valid_point(gateway):
+        if not ed25519_is_valid_point(identity) or not ed25519_is_valid_point(gateway):
             raise WireError("an identity key of the recipient is not a point of Ed25519")
         return cls(identity, encryption, gateway)
 
