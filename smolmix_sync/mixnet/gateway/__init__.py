@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .client import ClientCounters, ClientSettings, ClientState, GatewayClient
-from .clients import ClientRecord, ClientTable
-from .events import (
+from smolmix_sync.mixnet.gateway.client import ClientCounters, ClientSettings, ClientState, GatewayClient
+from smolmix_sync.mixnet.gateway.clients import ClientRecord, ClientTable
+from smolmix_sync.mixnet.gateway.events import (
     Authenticated,
     BandwidthChanged,
     ClientAuthenticated,
@@ -26,7 +26,7 @@ from .events import (
     SessionClosed,
     SessionRemembered,
 )
-from .server import GatewayServerSession, ServerSettings, ServerState
+from smolmix_sync.mixnet.gateway.server import GatewayServerSession, ServerSettings, ServerState
 
 __all__ = [
     "Authenticated",

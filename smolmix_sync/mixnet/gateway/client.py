@@ -6,8 +6,8 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..sphinx import MixPacket
-from .events import ClientEvent
+from smolmix_sync.mixnet.sphinx import MixPacket
+from smolmix_sync.mixnet.gateway.events import ClientEvent
 
 
 class ClientState(enum.Enum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .server import GatewayServerSession
+    from smolmix_sync.mixnet.gateway.server import GatewayServerSession
 
 __all__ = ["ClientRecord", "ClientTable"]
 

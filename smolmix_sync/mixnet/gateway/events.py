@@ -6,11 +6,11 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .constants import ACK_PLAINTEXT_SIZE
+from smolmix_sync.mixnet.gateway.constants import ACK_PLAINTEXT_SIZE
 
 if TYPE_CHECKING:
-    from ..sphinx import MixPacket
-    from .server import GatewayServerSession
+    from smolmix_sync.mixnet.sphinx import MixPacket
+    from smolmix_sync.mixnet.gateway.server import GatewayServerSession
 
 __all__ = [
     "Authenticated",

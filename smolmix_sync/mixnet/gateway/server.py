@@ -6,8 +6,8 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .clients import ClientTable
-from .events import ServerEvent
+from smolmix_sync.mixnet.gateway.clients import ClientTable
+from smolmix_sync.mixnet.gateway.events import ServerEvent
 
 
 class ServerState(enum.Enum):
