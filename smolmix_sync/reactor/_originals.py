@@ -1,0 +1,138 @@
+"""The C types and functions of the standard library, as they were before anybody patched them.
+
+Imported with the package, so that later patches (gevent's, eventlet's, our own) do not reach the reactor.
+When gevent was there first, its saved originals are used. Python-level classes are never "original": they
+are patched in place.
+
+Source: design.md section 3; spec/sockets.md section 2 (last two points).
+"""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import atexit
+import errno
+import os
+import posix
+import select
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+__all__ = [
+    "CSocket",
+    "allocate_lock",
+    "epoll",
+    "get_ident",
+    "getaddrinfo",
+    "gethostbyaddr",
+    "gethostbyname",
+    "gethostbyname_ex",
+    "gethostname",
+    "getnameinfo",
+    "monotonic",
+    "original",
+    "poll",
+    "posix_close",
+    "raise_errno",
+    "run_at_exit",
+    "socketpair",
+    "start_new_thread",
+    "wait_fd",
+]
+
+
+def original(module: str, name: str) -> Any:
+    """Return the object *module*.*name* had before gevent patched it, or has now if gevent did not.
+
+    Raises:
+        AttributeError: the module never had it.
+    """
+    if "gevent.monkey" in sys.modules:
+        return sys.modules["gevent.monkey"].get_original(module, name)
+    return getattr(sys.modules[module], name)
+
+
+def _c_socket_type() -> type[_socket.socket]:
+    # A second copy of this package in a patched process finds our subclass under the name: take its base.
+    for base in _socket.socket.__mro__:
+        if base.__module__ == "_socket" and base.__name__ == "socket":
+            return base
+    raise ImportError("smolmix_sync: _socket.socket is not the interpreter's C type any more")
+
+
+CSocket = _c_socket_type()
+socketpair = _socket.socketpair
+getaddrinfo = original("_socket", "getaddrinfo")
+gethostbyname = original("_socket", "gethostbyname")
+gethostbyname_ex = original("_socket", "gethostbyname_ex")
+gethostbyaddr = original("_socket", "gethostbyaddr")
+getnameinfo = original("_socket", "getnameinfo")
+gethostname = _socket.gethostname
+
+start_new_thread: Callable[..., int] = original("_thread", "start_new_thread")
+allocate_lock: Callable[[], _thread.LockType] = original("_thread", "allocate_lock")
+get_ident: Callable[[], int] = original("_thread", "get_ident")
+
+# None where the platform has none: the package must import everywhere and fail on first use.
+poll = original("select", "poll") if hasattr(select, "poll") or "gevent.monkey" in sys.modules else None
+try:
+    epoll = original("select", "epoll")
+except AttributeError:  # not Linux
+    epoll = None
+
+monotonic: Callable[[], float] = time.monotonic
+#: gevent replaces ``os.close`` by one that defers to the caller's hub: the pair would never see its end close.
+posix_close: Callable[[int], None] = posix.close
+
+
+def wait_fd(fd: int, events: int, timeout: float | None) -> int:
+    """Wait in the kernel until *fd* shows one of *events*; return what it shows, 0 when the time is over.
+
+    Blocks the calling thread (not cooperative under gevent, whose sockets never block here).
+
+    Args:
+        fd: a descriptor.
+        events: ``select.POLLIN`` and friends; 0 waits for HUP or ERR alone.
+        timeout: seconds, None for ever.
+    """
+    poller = poll()
+    poller.register(fd, events)
+    # Round up: a wait that ends a millisecond early would be seen as a spurious timeout.
+    found = poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
+    return int(found[0][1]) if found else 0
+
+
+def raise_errno(number: int, message: str | None = None) -> NoReturn:
+    """Raise the OSError subclass of errno *number* with the kernel's words.
+
+    Raising from here keeps the exception out of the caller's locals: a frame that holds its own exception
+    is a cycle, and keeps the socket open until the collector comes.
+    """
+    raise OSError(number, message or os.strerror(number))
+
+
+def require_linux() -> None:
+    """Refuse clearly where the kernel lacks what sockets need (epoll, SOCK_SEQPACKET, SO_COOKIE)."""
+    if not sys.platform.startswith("linux"):
+        raise_errno(errno.ENOSYS, f"smolmix_sync needs Linux, this is {sys.platform}")
+
+
+_exit_hooks: list[Callable[[], None]] = []
+
+
+def run_at_exit(hook: Callable[[], None]) -> None:
+    """Call *hook* at the end of the process, after user code registered later than our import."""
+    _exit_hooks.append(hook)
+
+
+def _run_exit_hooks() -> None:
+    while _exit_hooks:
+        _exit_hooks.pop()()
+
+
+# atexit runs last-in first-out and after the non-daemon threads: registered with the package, it comes after
+# nearly everything that may still want to send (logging.shutdown included, if logging was imported later).
+atexit.register(_run_exit_hooks)

@@ -1,0 +1,432 @@
+"""The reactor: one native thread with a gevent hub of its own.
+
+Application threads talk to it through :meth:`ReactorLoop.post` and never touch its hub; it never runs user code:
+callbacks and log records go through :meth:`ReactorLoop.defer` to a second native thread.
+
+Both threads are started with the original ``_thread.start_new_thread``: under a gevent-patched ``threading`` the
+patched one would give a greenlet of the caller's hub.
+
+Source: design.md section 2 and decision 3; spec/sockets.md sections 13 and 14.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gevent
+import gevent.hub
+
+from smolmix_sync.reactor import _originals
+from smolmix_sync.reactor._originals import allocate_lock, get_ident, monotonic, posix_close, raise_errno
+
+__all__ = ["ReactorLoop", "Timer", "Watcher", "shared_loop"]
+
+_T = TypeVar("_T")
+
+_LOG = logging.getLogger("smolmix_sync.reactor")
+
+READ = 1
+WRITE = 2
+
+
+class Watcher:
+    """Calls a function in the reactor whenever a descriptor is ready (level-triggered).
+
+    Stop it before the descriptor is closed: libev aborts the process over a started watcher on a closed
+    descriptor. :meth:`close` does, and may be called twice.
+    """
+
+    __slots__ = ("_callback", "_io", "active")
+
+    def __init__(self, loop: Any, fd: int, events: int, callback: Callable[[], object]) -> None:
+        self._io = loop.io(fd, events)
+        self._callback = callback
+        self.active = False
+
+    def start(self) -> None:
+        """Begin to watch; nothing happens if it does already."""
+        if not self.active and self._io is not None:
+            self.active = True
+            self._io.start(self._callback)
+
+    def stop(self) -> None:
+        """Pause."""
+        if self.active:
+            self.active = False
+            self._io.stop()
+
+    def close(self) -> None:
+        """Stop for good and release the watcher."""
+        self.stop()
+        if self._io is not None:
+            self._io.close()
+            self._io = None
+
+
+class Timer:
+    """One call in the future; :meth:`cancel` may come at any time, also after it."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self, loop: Any, delay: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._timer = loop.timer(max(0.0, delay))
+        # update=True: libev's idea of now is that of the start of the iteration, which may be long ago.
+        self._timer.start(self._fire, callback, args, update=True)
+
+    def _fire(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self.cancel()
+        callback(*args)
+
+    def cancel(self) -> None:
+        """Make the call not happen."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.stop()
+            timer.close()
+
+
+class _Deferred:
+    """A native thread that runs what the reactor must not: user callbacks and log handlers.
+
+    It starts with the first call and ends with ``stop``. The queue is bounded: a callback that hangs must not
+    eat the memory; what is refused is counted.
+    """
+
+    LIMIT = 10_000
+
+    def __init__(self) -> None:
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._wake = allocate_lock()
+        self._wake.acquire()
+        self._state = allocate_lock()
+        self._started = False
+        self._stopping = False
+        self._finished = allocate_lock()
+        self.dropped = 0
+
+    def put(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Queue a call; any thread."""
+        if len(self._calls) >= self.LIMIT:
+            self.dropped += 1
+            return
+        self._calls.append((fn, args))
+        with self._state:
+            if not self._started and not self._stopping:
+                self._started = True
+                self._finished.acquire()
+                _originals.start_new_thread(self._run, ())
+            self._signal()
+
+    def _signal(self) -> None:
+        if self._wake.locked():  # a binary semaphore: two signals before the thread looks are one
+            self._wake.release()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._wake.acquire()
+                while self._calls:
+                    fn, args = self._calls.popleft()
+                    try:
+                        fn(*args)
+                    except Exception:
+                        _LOG.exception("a callback failed")
+                if self._stopping:
+                    return
+        finally:
+            self._finished.release()
+
+    def stop(self, timeout: float) -> None:
+        """Run what is queued, then end the thread; wait at most *timeout* seconds for it."""
+        with self._state:
+            self._stopping = True
+            started = self._started
+            self._signal()
+        if started and self._finished.acquire(timeout=timeout):
+            self._finished.release()
+
+
+class ReactorLoop:
+    """A gevent hub in a native thread, and the only ways to reach it.
+
+    Args:
+        name: used in log records.
+
+    Attributes:
+        pid: the process that owns it; in a forked child every use raises ENETDOWN.
+    """
+
+    def __init__(self, name: str = "smolmix-reactor") -> None:
+        self.name = name
+        self.pid = os.getpid()
+        self._commands: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._before_commands: list[Callable[[], object]] = []
+        self._guarded: dict[int, bool] = {}
+        self._state = allocate_lock()
+        self._started = False
+        self._stopped = False
+        self._ended = allocate_lock()
+        self._ident: int | None = None
+        self._deferred = _Deferred()
+        self._hub: Any = None
+        self._wake: Any = None
+        self._main: Any = None
+
+    # --- life ---
+
+    def start(self) -> ReactorLoop:
+        """Start the thread if it does not run yet, wait until it listens, and return self.
+
+        Raises:
+            OSError: ENETDOWN after ``stop``, or in a forked child.
+        """
+        with self._state:
+            self._check()
+            if self._started:
+                return self
+            _originals.require_linux()
+            ready = allocate_lock()
+            ready.acquire()
+            self._ended.acquire()
+            _originals.start_new_thread(self._run, (ready,))
+            ready.acquire()
+            self._started = True
+            _live.append(self)
+        return self
+
+    def _run(self, ready: Any) -> None:
+        try:
+            self._ident = get_ident()
+            self._hub = hub = gevent.get_hub()
+            # The hub prints errors of watchers to stderr; ours are bugs, and go to the log.
+            hub.handle_error = self._hub_error
+            hub.name = self.name
+            self._wake = hub.loop.async_()
+            self._wake.start(self._drain)
+            self._main = gevent.hub.Waiter(hub)
+            ready.release()
+            self._main.get()
+            self._wake.stop()
+            self._wake.close()
+            hub.destroy(destroy_loop=True)
+        finally:
+            self._ended.release()
+
+    def _hub_error(self, context: object, kind: Any, value: Any, trace: Any) -> None:
+        if kind is not None and issubclass(kind, gevent.GreenletExit):
+            return
+        self.defer(
+            _LOG.error, "error in the reactor, %r:\n%s", context, "".join(traceback.format_exception(kind, value, trace))
+        )
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread; afterwards every use raises ENETDOWN. Idempotent.
+
+        Args:
+            timeout: seconds to wait for the thread and for deferred callbacks.
+        """
+        with self._state:
+            if self._stopped or not self._started or self.pid != os.getpid():
+                self._stopped = True
+                return
+            self.post(self._end)
+            self._stopped = True
+        if not self.inside() and self._ended.acquire(timeout=timeout):
+            self._ended.release()
+        self._deferred.stop(timeout)
+        if self in _live:
+            _live.remove(self)
+
+    def _end(self) -> None:
+        self._main.switch(None)
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started in this process and not stopped."""
+        return self._started and not self._stopped and self.pid == os.getpid()
+
+    def inside(self) -> bool:
+        """Tell whether the calling thread is the reactor's."""
+        return get_ident() == self._ident
+
+    def _check(self) -> None:
+        if self.pid != os.getpid():
+            raise_errno(errno.ENETDOWN, "the reactor belongs to the process before fork()")
+        if self._stopped:
+            raise_errno(errno.ENETDOWN, "the reactor is stopped")
+
+    # --- from any thread ---
+
+    def post(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args)`` in the reactor soon, in the order of the posts; what it raises is logged.
+
+        It must not block and must not switch greenlets: ``spawn`` what has to.
+
+        Raises:
+            OSError: ENETDOWN after ``stop``, or in a forked child.
+        """
+        self._check()
+        self._commands.append((fn, args))
+        self._wake.send()
+
+    def call(self, fn: Callable[..., _T], *args: Any) -> _T:
+        """Run ``fn(*args)`` in the reactor and return or raise what it does.
+
+        For local work only (7 to 20 microseconds): it holds the calling thread. Never for anything that waits
+        for the network.
+
+        Raises:
+            OSError: ENETDOWN after ``stop``, or in a forked child.
+        """
+        if self.inside():
+            return fn(*args)
+        done = allocate_lock()
+        done.acquire()
+        result: list[_T] = []
+        error: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                result.append(fn(*args))
+            except BaseException as problem:
+                error.append(problem)
+            finally:
+                done.release()
+
+        self.post(run)
+        # Wake up now and then: a reactor stopped in between never comes to our command.
+        while not done.acquire(timeout=1.0):
+            if self._stopped and self._ended.acquire(blocking=False):
+                self._ended.release()
+                if not done.acquire(blocking=False):
+                    raise_errno(errno.ENETDOWN, "the reactor is stopped")
+                break
+        if error:
+            try:
+                raise error.pop().with_traceback(None)
+            finally:
+                del error, run
+        return result[0]
+
+    def spawn(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args)`` in a new greenlet of the reactor's hub, where it may block on gevent primitives."""
+        if self.inside():
+            gevent.spawn(fn, *args)
+        else:
+            self.post(gevent.spawn, fn, *args)
+
+    def defer(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args)`` in the callback thread: user callbacks and log records; order is kept."""
+        self._deferred.put(fn, args)
+
+    @staticmethod
+    def now() -> float:
+        """Return the monotonic clock, the time that all cores are given."""
+        return monotonic()
+
+    # --- in the reactor ---
+
+    def call_soon(self, fn: Callable[..., object], *args: Any) -> None:
+        """Run ``fn(*args)`` in this or the next iteration (reactor thread only)."""
+        self._hub.loop.run_callback(fn, *args)
+
+    def call_later(self, delay: float, fn: Callable[..., object], *args: Any) -> Timer:
+        """Run ``fn(*args)`` after *delay* seconds (reactor thread only)."""
+        return Timer(self._hub.loop, delay, fn, args)
+
+    def watch_read(self, fd: int, callback: Callable[[], object]) -> Watcher:
+        """Return a stopped watcher of *fd* for reading (reactor thread only)."""
+        return Watcher(self._hub.loop, fd, READ, callback)
+
+    def watch_write(self, fd: int, callback: Callable[[], object]) -> Watcher:
+        """Return a stopped watcher of *fd* for writing (reactor thread only)."""
+        return Watcher(self._hub.loop, fd, WRITE, callback)
+
+    @property
+    def hub(self) -> Any:
+        """The gevent hub; for what runs inside the reactor."""
+        return self._hub
+
+    def before_commands(self, fn: Callable[[], object]) -> None:
+        """Call *fn* before every batch of posted commands.
+
+        Closes that the kernel has already reported must take effect first: ``close(); bind(same port)``.
+        """
+        self._before_commands.append(fn)
+
+    def _drain(self) -> None:
+        for fn in self._before_commands:
+            fn()
+        commands = self._commands
+        # Only what is there now: a command that posts again must not starve the watchers.
+        for _ in range(len(commands)):
+            command, args = commands.popleft()
+            try:
+                command(*args)
+            except Exception:
+                self.defer(_LOG.error, "a command failed in the reactor:\n%s", traceback.format_exc())
+        if commands:
+            self._wake.send()
+
+    # --- fork ---
+
+    def guard_fd(self, fd: int, *, first: bool = False) -> None:
+        """Have a forked child close its copy of *fd* at once, without any protocol's goodbye.
+
+        Args:
+            fd: a descriptor of the reactor; call ``unguard_fd`` before closing it.
+            first: before all others (the gateway's connection).
+        """
+        self._guarded[fd] = first
+
+    def unguard_fd(self, fd: int) -> None:
+        """Forget *fd*."""
+        self._guarded.pop(fd, None)
+
+    def _abandon(self) -> None:
+        for fd in sorted(self._guarded, key=lambda fd: not self._guarded[fd]):
+            try:
+                posix_close(fd)
+            except OSError:
+                pass
+        self._guarded.clear()
+        self._commands.clear()
+
+
+#: Loops that run; a forked child finds here what it has to give up.
+_live: list[ReactorLoop] = []
+#: Loops of the process before fork(). Kept for ever: destroying a hub whose thread does not exist is not safe.
+_abandoned: list[ReactorLoop] = []
+_shared: ReactorLoop | None = None
+_shared_lock = allocate_lock()
+
+
+def shared_loop() -> ReactorLoop:
+    """Return the one reactor of this process, started; tunnels share it.
+
+    A forked child gets a new one.
+    """
+    global _shared
+    with _shared_lock:
+        if _shared is None or not _shared.running:
+            _shared = ReactorLoop()
+        return _shared.start()
+
+
+def _after_fork_in_child() -> None:
+    global _shared, _shared_lock
+    _shared_lock = allocate_lock()
+    _shared = None
+    for loop in _live:
+        loop._abandon()
+        _abandoned.append(loop)
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
