@@ -1,0 +1,81 @@
+"""``smolmix-sync run script.py args...``: somebody's script, unchanged, through the tunnel."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import traceback
+
+from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
+
+__all__ = ["add_arguments", "run", "run_program"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add_tunnel_options(parser)
+    parser.add_argument(
+        "--direct", action="append", default=[], metavar="CIDR[:PORT]",
+        help="a destination outside the tunnel, decided before connecting (loopback always is one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "-m", dest="module", action="store_true", help="the program is a module name, as in python -m"
+    )
+    parser.add_argument("program", help="path of the script, or the module with -m")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="the program's own arguments")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Start the tunnel, patch this process, run the program as ``__main__``; return the program's exit code."""
+    import smolmix_sync
+
+    if not arguments.module and not os.path.exists(arguments.program):
+        say(f"smolmix-sync run: no such file: {arguments.program}")
+        return 2
+    with network(arguments):
+        tunnel = open_tunnel(arguments)
+        if tunnel is None:
+            return 1
+        try:
+            with smolmix_sync.patch_all(direct=("loopback", *arguments.direct)):
+                return run_program(arguments.program, arguments.args, module=arguments.module)
+        finally:
+            smolmix_sync.disconnect()
+
+
+def run_program(program: str, args: list[str], *, module: bool = False) -> int:
+    """Run *program* in this process the way ``python program args...`` would; return its exit code.
+
+    ``sys.argv`` and ``sys.path[0]`` are what the program expects, and are put back afterwards. A traceback is
+    printed where Python would print it.
+    """
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [program, *args]
+    sys.path.insert(0, os.getcwd() if module else os.path.dirname(os.path.abspath(program)))
+    try:
+        if module:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program, run_name="__main__")
+    except SystemExit as end:
+        return _exit_code(end)
+    except KeyboardInterrupt:
+        return 130
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv, sys.path[:] = argv, path
+        sys.stdout.flush()
+    return 0
+
+
+def _exit_code(end: SystemExit) -> int:
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code
+    say(str(end.code))
+    return 1
