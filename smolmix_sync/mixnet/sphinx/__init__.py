@@ -19,9 +19,10 @@ from smolmix_sync.mixnet.sphinx.constants import (
     PacketSize,
 )
 from smolmix_sync.mixnet.sphinx.framing import FrameDecoder, MixFrame, encode_frame
+from smolmix_sync.mixnet.sphinx.header import Hop
 from smolmix_sync.mixnet.sphinx.mix_packet import UNKNOWN_ROTATION_ID, MixPacket, key_rotation_byte
 from smolmix_sync.mixnet.sphinx.node_address import NodeAddress
-from smolmix_sync.mixnet.sphinx.packet import Hop, build_packet
+from smolmix_sync.mixnet.sphinx.packet import build_packet
 from smolmix_sync.mixnet.sphinx.surb import Surb, build_surb
 from smolmix_sync.mixnet.sphinx.unwrap import (
     FinalHop,

@@ -1,22 +1,17 @@
-"""Building whole Sphinx packets."""
+"""Building whole Sphinx packets.
+
+Source: spec/sphinx.md section 7; crate sphinx-packet 0.6.0, ``packet.rs``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from smolmix_sync.mixnet.sphinx.constants import CURRENT_VERSION, IDENTIFIER_SIZE, PacketSize
-from smolmix_sync.mixnet.sphinx.node_address import NodeAddress
+from smolmix_sync.mixnet.sphinx.header import Hop, build_header
+from smolmix_sync.mixnet.sphinx.payload import encapsulate
 
-__all__ = ["Hop", "build_packet"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """One node of a route: where it listens and its 32-octet X25519 Sphinx key."""
-
-    address: NodeAddress
-    public_key: bytes
+__all__ = ["build_packet"]
 
 
 def build_packet(
@@ -47,8 +42,11 @@ def build_packet(
         identifier: 16 octets, zero everywhere in Nym.
 
     Raises:
-        ValueError: an argument has the wrong size, or a hop's key has low order.
+        ValueError: an argument has the wrong size or is out of range, or a hop's key has low order.
 
     Source: spec/sphinx.md sections 4 to 7.
     """
-    raise NotImplementedError
+    header, material = build_header(
+        route, delays_ns, destination, urandom=urandom, version=version, identifier=identifier
+    )
+    return header + encapsulate(message, size.payload_size, material)
