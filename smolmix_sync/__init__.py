@@ -78,7 +78,7 @@ _WHERE = {
     ),
 }  # fmt: skip
 
-__all__ = [  # noqa: PLE0604 - names are resolved lazily
+__all__ = [
     "ExitPolicyError",
     "GatewayAuthError",
     "GatewayBandwidthError",

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF009 - _setting() is dataclasses.field()
 """Every setting of a tunnel: its default, its meaning and where it may come from.
 
 A value is taken from the first place that has one: the argument, the environment
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -172,6 +174,13 @@ def _urls(value: object) -> tuple[str, ...]:
     if not urls or not all(re.match(r"https?://[^/\s]", url) for url in urls):
         raise ValueError("expected one or more http(s) URLs")
     return urls
+
+
+def _resolver(value: object) -> str:
+    # The wasm client writes "8.8.8.8:53"; no other port is spoken.
+    text = _text(value).removesuffix(":53").strip("[]")
+    ipaddress.ip_address(text)
+    return text
 
 
 def _path(value: object) -> Path:
@@ -337,8 +346,8 @@ class TunnelConfig:
         _between(11, 50), wasm="openReplySurbs",
     )  # fmt: skip
     data_reply_surbs: int = _setting(
-        3, "Most reply SURBs attached to one data message (as many as the estimated deficit asks).",
-        _between(0, 3), wasm="dataReplySurbs",
+        3, "Most reply SURBs attached to one data message; fewer when the exit has enough.",
+        _between(0, 50), wasm="dataReplySurbs",
     )  # fmt: skip
     surb_stock: int = _setting(
         200, "Reply SURBs kept at the exit when idle slots can carry them.", _between(20, 200)
@@ -349,8 +358,8 @@ class TunnelConfig:
         None, "Largest IP packet; None: what the exit says (v10), else 1420.", _between(576, 1500)
     )
     tcp_buffer_size: int | None = _setting(
-        None, "Octets of TCP buffer each way per socket; None: grows from 1 to 4 MiB.", _between(4096, 1 << 26),
-        wasm="tcpBufferSize",
+        None, "Octets of TCP buffer each way per socket; None: grows from 1 to 4 MiB.",
+        _between(4096, 1 << 26), wasm="tcpBufferSize",
     )  # fmt: skip
     tcp_keepalive: float | None = _setting(
         None, "Seconds of TCP keepalive of new sockets; None: off until SO_KEEPALIVE is set.", _seconds,
@@ -362,9 +371,11 @@ class TunnelConfig:
 
     # Names.
     primary_dns: str = _setting(
-        "9.9.9.9", "Resolver asked first, through the tunnel.", _text, wasm="primaryDns"
+        "1.1.1.1", "Resolver asked first, through the tunnel.", _resolver, wasm="primaryDns"
     )
-    fallback_dns: str = _setting("1.1.1.1", "Resolver asked when the first fails.", _text, wasm="fallbackDns")
+    fallback_dns: str = _setting(
+        "8.8.8.8", "Resolver asked when the first fails.", _resolver, wasm="fallbackDns"
+    )
     dns_timeout: float = _setting(
         30.0, "Seconds for one attempt at one resolver.", _seconds, wasm_ms="dnsTimeoutMs"
     )
@@ -438,12 +449,12 @@ class TunnelConfig:
     def from_file(
         cls, path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = None
     ) -> TunnelConfig:
-        """Read the TOML file *path*: settings at top level or in ``[tunnel]``; the environment wins over it."""
+        """Read the TOML file *path*, at top level or in ``[tunnel]``; the environment wins over it."""
         return cls.load(path, environ=environ)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, object]) -> TunnelConfig:
-        """Build from *options* alone: field names, or the camelCase names of the wasm client (``...Ms`` included)."""
+        """Build from *options* alone: field names, or the wasm client's camelCase ones (``...Ms`` too)."""
         return cls(**_canonical({name: v for name, v in options.items() if v is not None}, "option"))
 
     def replace(self, **changes: object) -> TunnelConfig:
