@@ -84,10 +84,12 @@ def x25519(scalar: bytes, u: bytes) -> bytes:
 
     Source: RFC 7748 section 5.
     """
+    if len(scalar) != 32 or len(u) != 32:  # the binding hands bare pointers to C
+        raise ValueError("X25519 takes 32 octets each")
     try:
         return crypto_scalarmult(scalar, u)
     except CryptoError as exc:
-        raise ValueError("X25519 gives an all-zero secret, or its input has a wrong size") from exc
+        raise ValueError("X25519 gives an all-zero result") from exc
 
 
 def x25519_base(scalar: bytes) -> bytes:
@@ -95,7 +97,7 @@ def x25519_base(scalar: bytes) -> bytes:
 
     Source: RFC 7748 section 6.1.
     """
-    if len(scalar) != 32:
+    if len(scalar) != 32:  # as above
         raise ValueError("an X25519 private key has 32 octets")
     return crypto_scalarmult_base(scalar)
 
