@@ -33,7 +33,7 @@ DAY: Final = 86_400
 INITIAL_MESSAGE_TIMEOUT: Final = 10.0
 #: How long each side waits for a handshake message, seconds (section 4.3).
 HANDSHAKE_TIMEOUT: Final = 5.0
-#: A live connection has this long to answer a duplicate probe, and its handler that long to report (section 9.2).
+#: A live connection has this long to answer a duplicate probe, its handler that long to report (section 9.2).
 DUPLICATE_PONG_TIMEOUT: Final = 1.0
 DUPLICATE_HANDLER_TIMEOUT: Final = 2.0
 #: An offline message is kept this long, seconds (section 8.2).
@@ -75,4 +75,9 @@ ERROR_MALFORMED_TEXT_PREFIX: Final = "Provided text request was malformed - "
 ERROR_FRAME_TOO_SHORT: Final = "the request is too short"
 ERROR_FRAME_FLAG: Final = "the encryption flag had an unexpected value"
 ERROR_FRAME_KIND: Final = "received request with an unknown kind: {kind}"
+ERROR_FRAME_ADDRESS: Final = "address field was incorrectly encoded"
 ERROR_FRAME_PACKET: Final = "failed to serialise created sphinx packet: {reason}"
+
+# Ours: the reference's words for these are not in the specification.
+ERROR_UNEXPECTED_REQUEST: Final = "the request is not allowed on an authenticated connection"
+ERROR_TICKET_REFUSED: Final = "this gateway does not verify credentials"

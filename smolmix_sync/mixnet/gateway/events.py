@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from smolmix_sync.mixnet.gateway.constants import ACK_PLAINTEXT_SIZE
 
 if TYPE_CHECKING:
-    from smolmix_sync.mixnet.sphinx import MixPacket
     from smolmix_sync.mixnet.gateway.server import GatewayServerSession
+    from smolmix_sync.mixnet.sphinx import MixPacket
 
 __all__ = [
     "Authenticated",
