@@ -59,8 +59,8 @@ def base58_decode(text: str) -> bytes:
 class Recipient:
     """Where a Nym client can be reached.
 
-    The constructor checks lengths only; :meth:`parse` and :meth:`decode_untrusted` also check that both Ed25519
-    keys are points, as the Rust client does.
+    The constructor checks lengths only; :meth:`parse` and :meth:`decode_untrusted` also check that both
+    Ed25519 keys are points, as the Rust client does.
 
     Attributes:
         identity: the client's Ed25519 identity; also its Sphinx destination.

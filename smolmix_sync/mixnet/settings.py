@@ -76,8 +76,6 @@ class TrafficSettings:
     max_surb_answers: int = 2
     #: A SURB is taken for spent this long after a younger one of the same peer came back.
     surb_spent_after: float = 5.0
-    #: Prepared SURB headers kept for acks and SURBs; see MixnetCore.prepare.
-    surb_pool: int = 64
 
     # -- SURBs given to us ---------------------------------------------------------------------------------------
     #: SURBs of a sender that only SURB requests may spend.
@@ -97,6 +95,8 @@ class TrafficSettings:
     surb_rerequest_sweep: float = 5.0
     #: Senders whose SURBs are held; beyond it the one longest silent is forgotten.
     max_senders: int = 4096
+    #: A SURB is dropped at this age, whatever the key rotation says: the life of a node's key, 25 epochs.
+    received_surb_age: float = 25 * 3600.0
     #: SURBs held per sender; more are refused.
     max_surbs_per_sender: int = 2000
     #: Reply packets waiting per sender; a reply beyond it is refused.

@@ -1,0 +1,177 @@
+"""What we keep about the SURBs we gave away: the keys of the replies, and an estimate of what is left of them.
+
+Source: spec/message-layer.md section 12.2; common/client-core/surb-storage, design.md section 7.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from smolmix_sync.address import Recipient
+from smolmix_sync.mixnet.message import SENDER_TAG_SIZE
+from smolmix_sync.mixnet.settings import TrafficSettings
+
+__all__ = ["ReplyKey", "ReplyKeys", "SenderTags"]
+
+
+@dataclass(slots=True)
+class ReplyKey:
+    """The key that one reply will be encrypted with.
+
+    Attributes:
+        key: AES-128 key.
+        recipient: whom the SURB was given to.
+        number: how many SURBs that recipient had been given before.
+        sent_at: when.
+    """
+
+    key: bytes = field(repr=False)
+    recipient: Recipient
+    number: int
+    sent_at: float
+
+
+@dataclass(slots=True)
+class _Stock:
+    """What one recipient holds of our SURBs, as far as we can tell.
+
+    Peers use the oldest SURB first. So when number 40 comes back, 39 is in use, in flight or lost; if it has not
+    come back some seconds later it never will, and counting it as stock would starve the peer in the end.
+    """
+
+    given: int = 0
+    unused: dict[int, None] = field(default_factory=dict)  # numbers, ascending
+    newest_used: int = -1
+    marks: deque[tuple[float, int]] = field(default_factory=deque)  # (when, newest used number then)
+
+    def use(self, number: int, now: float) -> None:
+        self.unused.pop(number, None)
+        if number > self.newest_used:
+            self.newest_used = number
+            # One mark per tenth of a second is enough, and bounds the queue.
+            if self.marks and now - self.marks[-1][0] < 0.1:
+                self.marks[-1] = (self.marks[-1][0], number)
+            else:
+                self.marks.append((now, number))
+
+    def settle(self, limit: float) -> None:
+        """Take for lost what was passed over before *limit*."""
+        floor = -1
+        while self.marks and self.marks[0][0] <= limit:
+            floor = self.marks.popleft()[1]
+        if floor < 0:
+            return
+        while self.unused:
+            number = next(iter(self.unused))
+            if number > floor:
+                break
+            del self.unused[number]
+
+
+class ReplyKeys:
+    """The reply keys by digest, oldest first, and the stock of every recipient."""
+
+    __slots__ = ("_config", "_keys", "_stocks")
+
+    def __init__(self, config: TrafficSettings) -> None:
+        self._config = config
+        self._keys: OrderedDict[bytes, ReplyKey] = OrderedDict()
+        self._stocks: OrderedDict[Recipient, _Stock] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, digest: bytes, key: bytes, recipient: Recipient, now: float) -> None:
+        """Remember the key of a SURB; call it before the SURB can leave."""
+        stock = self._stocks.get(recipient)
+        if stock is None:
+            stock = self._stocks[recipient] = _Stock()
+            if len(self._stocks) > self._config.max_recipients:
+                self._stocks.popitem(last=False)
+        else:
+            self._stocks.move_to_end(recipient)
+        self._keys[digest] = ReplyKey(key, recipient, stock.given, now)
+        stock.unused[stock.given] = None
+        stock.given += 1
+        if len(self._keys) > self._config.max_reply_keys:
+            self._forget_oldest()
+
+    def pop(self, digest: bytes, now: float) -> ReplyKey | None:
+        """Return the key a reply refers to, which works once; None if it is not a reply to us."""
+        entry = self._keys.pop(digest, None)
+        if entry is not None:
+            stock = self._stocks.get(entry.recipient)
+            if stock is not None:
+                stock.use(entry.number, now)
+        return entry
+
+    def outstanding(self, recipient: Recipient, now: float) -> int:
+        """Estimate how many of the SURBs given to *recipient* it can still use."""
+        stock = self._stocks.get(recipient)
+        if stock is None:
+            return 0
+        stock.settle(now - self._config.surb_spent_after)
+        return len(stock.unused)
+
+    def discount(self) -> None:
+        """Count no SURB given so far as stock: the keys of its route are about to expire. Replies still work."""
+        for stock in self._stocks.values():
+            stock.unused.clear()
+            stock.marks.clear()
+
+    def forget(self, recipient: Recipient) -> None:
+        """Drop the keys and the stock of *recipient*."""
+        self._stocks.pop(recipient, None)
+        for digest in [digest for digest, entry in self._keys.items() if entry.recipient == recipient]:
+            del self._keys[digest]
+
+    def next_deadline(self) -> float | None:
+        """Return when the oldest key has to go."""
+        if not self._keys:
+            return None
+        return next(iter(self._keys.values())).sent_at + self._config.reply_key_age
+
+    def handle_deadline(self, now: float) -> None:
+        """Drop the keys that are too old."""
+        while self._keys and next(iter(self._keys.values())).sent_at + self._config.reply_key_age <= now:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        _, entry = self._keys.popitem(last=False)
+        stock = self._stocks.get(entry.recipient)
+        if stock is not None:
+            stock.unused.pop(entry.number, None)
+
+
+class SenderTags:
+    """Our pseudonym at every recipient: random, one per recipient, kept as long as we run.
+
+    Source: spec/message-layer.md section 4.4.
+    """
+
+    __slots__ = ("_limit", "_tags", "_urandom")
+
+    def __init__(self, limit: int, urandom: Callable[[int], bytes]) -> None:
+        self._limit = limit
+        self._urandom = urandom
+        self._tags: OrderedDict[Recipient, bytes] = OrderedDict()
+
+    def __contains__(self, recipient: object) -> bool:
+        return recipient in self._tags
+
+    def of(self, recipient: Recipient) -> bytes:
+        """Return the tag for *recipient*, drawing it at the first use."""
+        tag = self._tags.get(recipient)
+        if tag is None:
+            tag = self._tags[recipient] = self._urandom(SENDER_TAG_SIZE)
+            if len(self._tags) > self._limit:
+                self._tags.popitem(last=False)
+        else:
+            self._tags.move_to_end(recipient)
+        return tag
+
+    def forget(self, recipient: Recipient) -> None:
+        """Drop the tag: to *recipient* we are somebody else from now on."""
+        self._tags.pop(recipient, None)
