@@ -1,7 +1,8 @@
 """Turns IP packets into IP Packet Router messages, and back; sans-IO.
 
-``client`` is the session of a tunnel, ``router`` the exit's side for localnet; ``codec``
-bundles packets, ``lp`` frames messages, ``requests``, ``responses`` and ``legacy`` are the
+``client`` is the session of a tunnel and ``events`` what it tells; ``router`` is the exit's
+side for localnet and ``policy`` where that lets packets go. ``codec`` bundles packets, ``lp``
+frames messages; ``requests``, ``responses`` and, for versions 6 and 7, ``legacy`` are the
 messages themselves in the encoding of ``bincode``.
 
 Source: spec/ipr.md.
@@ -9,18 +10,23 @@ Source: spec/ipr.md.
 
 from __future__ import annotations
 
-from smolmix_sync.ipr.client import IprClient, IprClientConfig, IprState
-from smolmix_sync.ipr.router import IpPacketRouter, RouterConfig
+from smolmix_sync.ipr.client import IprClient, IprClientConfig, IprClientStats, IprState
+from smolmix_sync.ipr.policy import ExitPolicy
+from smolmix_sync.ipr.router import IpPacketRouter, RouterConfig, RouterStats
 from smolmix_sync.ipr.values import IpPair
-from smolmix_sync.ipr.version import best_supported_version, choose_version
+from smolmix_sync.ipr.version import CLIENT_MTU_FALLBACK, best_supported_version, choose_version
 
 __all__ = [
+    "CLIENT_MTU_FALLBACK",
+    "ExitPolicy",
     "IpPacketRouter",
     "IpPair",
     "IprClient",
     "IprClientConfig",
+    "IprClientStats",
     "IprState",
     "RouterConfig",
+    "RouterStats",
     "best_supported_version",
     "choose_version",
 ]

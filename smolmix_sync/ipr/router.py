@@ -264,6 +264,9 @@ class IpPacketRouter:
     def receive_data(self, message: bytes, sender_tag: bytes | None, now: float) -> None:
         """Take one mixnet message, with the tag of its anonymous sender if it had one."""
         self.stats.messages_received += 1
+        if len(self._events) >= self._config.event_queue_limit:
+            self.stats.dropped_overflow += 1
+            return
         try:
             payload, stream_id = self._unwrap(message, sender_tag)
             if not payload:
@@ -446,6 +449,7 @@ class IpPacketRouter:
         self._emit(SendReply(route.sender_tag, message, _CONTROL_RETRANSMISSIONS))
 
     def _emit(self, event: RouterEvent) -> None:
+        # The client table bounds the other two, and a full queue takes no more messages.
         bounded = isinstance(event, SendReply | PacketAccepted)
         if bounded and len(self._events) >= self._config.event_queue_limit:
             self.stats.dropped_overflow += 1
