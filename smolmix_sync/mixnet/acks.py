@@ -11,7 +11,7 @@ from typing import Final
 from smolmix_sync.crypto import aes128_ctr
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.fragments import FRAGMENT_ID_SIZE, check_fragment_id_untrusted
-from smolmix_sync.mixnet.sphinx import Hop, PacketSize, build_packet
+from smolmix_sync.mixnet.sphinx import Hop, PacketSize, Surb, build_packet
 
 __all__ = [
     "ACK_SIZE",
@@ -20,6 +20,7 @@ __all__ = [
     "build_surb_ack",
     "decode_ack_untrusted",
     "encode_ack",
+    "use_surb_as_ack",
 ]
 
 # From the specification.
@@ -64,3 +65,10 @@ def build_surb_ack(
     content = encode_ack(ack_key, identifier, urandom(_IV_SIZE))
     packet = build_packet(content, route, delays_ns, destination, size=PacketSize.ACK, urandom=urandom)
     return route[0].address.encode_padded(_FIRST_HOP_SIZE) + packet
+
+
+def use_surb_as_ack(ack_key: bytes, identifier: bytes, surb: Surb, urandom: Callable[[int], bytes]) -> bytes:
+    """Return what :func:`build_surb_ack` does, from a header to ourselves that was built before."""
+    content = encode_ack(ack_key, identifier, urandom(_IV_SIZE))
+    packet, first_hop = surb.use(content, PacketSize.ACK)
+    return first_hop.encode_padded(_FIRST_HOP_SIZE) + packet

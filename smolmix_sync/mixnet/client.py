@@ -330,6 +330,19 @@ class MixnetCore:
         self._stats.cover_sent += 1
         return packet
 
+    def prepare(self, now: float) -> bool:
+        """Do one unit of work ahead of need, a quarter of a millisecond; False when nothing is left to prepare.
+
+        For idle time: it makes :meth:`next_packet` quicker, above all when many SURBs are asked for.
+        """
+        topology = self._topology
+        if topology is None:
+            return False
+        try:
+            return self._builder.prepare(topology)
+        except (TopologyError, ValueError):
+            return False
+
     # -- receiving -------------------------------------------------------------------------------------------
 
     def receive_data(self, payload: bytes, now: float) -> None:

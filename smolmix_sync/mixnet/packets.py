@@ -5,10 +5,11 @@ Source: spec/message-layer.md sections 8 to 10; common/nymsphinx/src/preparer/mo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from smolmix_sync.address import Recipient
-from smolmix_sync.mixnet.acks import SURB_ACK_SIZE, build_surb_ack
+from smolmix_sync.mixnet.acks import SURB_ACK_SIZE, build_surb_ack, use_surb_as_ack
 from smolmix_sync.mixnet.cover import cover_plaintext
 from smolmix_sync.mixnet.fragment_encryption import PREFIX_SIZE, encrypt_fragment, encrypt_reply_fragment
 from smolmix_sync.mixnet.fragments import COVER_FRAGMENT_ID, required_fragments
@@ -16,7 +17,7 @@ from smolmix_sync.mixnet.message import SURB_KEY_SIZE, ReplySurb
 from smolmix_sync.mixnet.reply_controller import ReceivedSurb
 from smolmix_sync.mixnet.routing import choose_route, exponential_delays, total_delay
 from smolmix_sync.mixnet.settings import TrafficSettings
-from smolmix_sync.mixnet.sphinx import MixPacket, PacketSize, build_packet, build_surb
+from smolmix_sync.mixnet.sphinx import MixPacket, PacketSize, Surb, build_packet, build_surb
 from smolmix_sync.mixnet.topology import Topology
 
 __all__ = ["PacketBuilder", "choose_size", "per_fragment"]
@@ -62,7 +63,9 @@ class PacketBuilder:
         urandom: source of randomness.
     """
 
-    __slots__ = ("_ack_key", "_address", "_config", "_mix_hops", "_urandom", "hops")
+    __slots__ = (
+        "_ack_key", "_acks", "_address", "_config", "_mix_hops", "_prepared_on", "_surbs", "_urandom", "hops"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,8 +79,32 @@ class PacketBuilder:
         self._config = config
         self._urandom = urandom
         self._mix_hops = not config.disable_mix_hops
+        # Made ahead of need, on one snapshot of the topology and discarded with it.
+        self._prepared_on: Topology | None = None
+        self._acks: deque[tuple[Surb, float]] = deque()
+        self._surbs: deque[ReplySurb] = deque()
         #: Hops of the SURBs made here.
         self.hops = _MIX_ROUTE if self._mix_hops else 1
+
+    def prepare(self, topology: Topology) -> bool:
+        """Build one header ahead of need, for an ack or a SURB; False if there are enough of both.
+
+        Raises:
+            TopologyError: there is no route to our gateway.
+            ValueError: a key on the way has low order.
+        """
+        if self._prepared_on is not topology:
+            self._prepared_on = topology
+            self._acks.clear()
+            self._surbs.clear()
+        config = self._config
+        if len(self._acks) < config.prepared_acks:
+            self._acks.append(self._own_header(topology, config.average_ack_delay))
+        elif len(self._surbs) < config.prepared_surbs:
+            self._surbs.append(self._new_reply_surb(topology))
+        else:
+            return False
+        return True
 
     def forward(
         self, fragment: bytes, identifier: bytes, recipient: Recipient, size: PacketSize, topology: Topology
@@ -130,13 +157,25 @@ class PacketBuilder:
             TopologyError: there is no route to our gateway.
             ValueError: a key on the way has low order.
         """
-        route = choose_route(topology, self._address.gateway, self._urandom, mix_hops=self._mix_hops)
-        delays = exponential_delays(len(route), self._config.average_packet_delay, self._urandom)
-        surb = build_surb(route, delays, self._address.identity, urandom=self._urandom)
+        if self._surbs and self._prepared_on is topology:
+            return self._surbs.popleft()
+        return self._new_reply_surb(topology)
+
+    def _new_reply_surb(self, topology: Topology) -> ReplySurb:
+        surb, _ = self._own_header(topology, self._config.average_packet_delay)
         return ReplySurb(self._urandom(SURB_KEY_SIZE), surb)
+
+    def _own_header(self, topology: Topology, mean: float) -> tuple[Surb, float]:
+        """Return a header that leads to ourselves, and how long it will wait in nodes."""
+        route = choose_route(topology, self._address.gateway, self._urandom, mix_hops=self._mix_hops)
+        delays = exponential_delays(len(route), mean, self._urandom)
+        return build_surb(route, delays, self._address.identity, urandom=self._urandom), total_delay(delays)
 
     def _ack(self, identifier: bytes, topology: Topology, mix_hops: bool) -> tuple[bytes, float]:
         """Return the ack block for a packet, and how long the ack will wait in nodes."""
+        if mix_hops == self._mix_hops and self._acks and self._prepared_on is topology:
+            surb, delay = self._acks.popleft()
+            return use_surb_as_ack(self._ack_key, identifier, surb, self._urandom), delay
         address = self._address
         route = choose_route(topology, address.gateway, self._urandom, mix_hops=mix_hops)
         delays = exponential_delays(len(route), self._config.average_ack_delay, self._urandom)

@@ -76,6 +76,9 @@ class TrafficSettings:
     max_surb_answers: int = 2
     #: A SURB is taken for spent this long after a younger one of the same peer came back.
     surb_spent_after: float = 5.0
+    #: Headers built ahead of need in idle time, for acks and for SURBs (two answers' worth).
+    prepared_acks: int = 8
+    prepared_surbs: int = 34
 
     # -- SURBs given to us ---------------------------------------------------------------------------------------
     #: SURBs of a sender that only SURB requests may spend.
