@@ -81,6 +81,18 @@ class Host:
     udp: Mapping[int, str | int] = field(default_factory=dict)
     in_dns: bool = True
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Host:
+        """Read what `to_json` wrote, after JSON made texts of the port numbers."""
+        ports = {
+            kind: {int(port): service for port, service in data[kind].items()} for kind in ("tcp", "udp")
+        }
+        return cls(data["name"], tuple(data["addresses"]), data["behaviour"], **ports, in_dns=data["in_dns"])
+
 
 @dataclass(frozen=True)
 class LocalNetConfig:

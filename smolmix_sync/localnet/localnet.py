@@ -173,7 +173,7 @@ class LocalNet:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "smolmix_sync.localnet.network"],
                 stdin=theirs.fileno(),
-                stdout=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
                 env=_child_environment(),
                 start_new_session=True,
             )
@@ -186,7 +186,7 @@ class LocalNet:
         self._lifeline = ours
         self._pid = os.getpid()
         _forget_in_children(ours)
-        # The kernel sends the death signal when the creating thread ends, so only the main thread asks for it.
+        # The death signal comes when the creating thread ends, so only the main thread asks for it.
         main_thread = _thread.get_native_id() == os.getpid()
         order = {
             "config": self.config.to_json() | {"state_dir": state_dir},
@@ -364,7 +364,7 @@ class LocalNet:
 
 
 def _child_environment() -> dict[str, str]:
-    """Return the environment of the network's processes: none of the client's settings, this package importable."""
+    """Return an environment with none of the client's settings, where this package can be imported."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMOLMIX_", "LD_PRELOAD"))
     }
