@@ -97,10 +97,11 @@ class LegacyDisconnectFailure(ReasonKind):
 
 
 # From the specification, where it differs from the member's name in lower case.
-_DISPLAY: dict[ReasonKind, str] = {
-    ConnectFailure.CLIENT_ALREADY_CONNECTED: "client is already connected",
-    ConnectFailure.NO_AVAILABLE_IP: "no available ip address",
-    DisconnectFailure.CLIENT_NOT_CONNECTED: "client is not connected",
+# By class too: members of different enums are equal when their numbers are.
+_DISPLAY: dict[tuple[type[ReasonKind], ReasonKind], str] = {
+    (ConnectFailure, ConnectFailure.CLIENT_ALREADY_CONNECTED): "client is already connected",
+    (ConnectFailure, ConnectFailure.NO_AVAILABLE_IP): "no available ip address",
+    (DisconnectFailure, DisconnectFailure.CLIENT_NOT_CONNECTED): "client is not connected",
 }
 
 
@@ -114,9 +115,7 @@ class Reason:
     def __str__(self) -> str:
         if self.kind.is_other():
             return self.text
-        if type(self.kind) in (ConnectFailure, DisconnectFailure):
-            return _DISPLAY[self.kind]
-        return self.kind.name.lower().replace("_", " ")
+        return _DISPLAY.get((type(self.kind), self.kind)) or self.kind.name.lower().replace("_", " ")
 
 
 def write_reason(writer: Writer, reason: Reason) -> None:
