@@ -36,7 +36,7 @@ __all__ = [
     "FIELD_PRIME",
     "GROUP_ORDER",
     "aes128_ctr",
-    "aes128_keystream",
+    "aes128_ctr_from_zero",
     "aes_gcm_decrypt_untrusted",
     "aes_gcm_encrypt",
     "aes_gcm_siv_decrypt",
@@ -259,9 +259,12 @@ def aes128_ctr(key: bytes, iv: bytes, data: bytes) -> bytes:
     return Cipher(algorithms.AES128(key), modes.CTR(iv)).encryptor().update(data)
 
 
-def aes128_keystream(key: bytes, size: int) -> bytes:
-    """Return the first *size* octets of the AES-128 keystream in counter mode from zero: Sphinx's PRG."""
-    return Cipher(algorithms.AES128(key), _CTR_FROM_ZERO).encryptor().update(bytes(size))
+def aes128_ctr_from_zero(key: bytes, data: bytes) -> bytes:
+    """XOR *data* with the AES-128 keystream in counter mode from zero: Sphinx's stream cipher.
+
+    It is :func:`aes128_ctr` with a zero *iv*, sooner: the mode object is shared.
+    """
+    return Cipher(algorithms.AES128(key), _CTR_FROM_ZERO).encryptor().update(data)
 
 
 def chacha20_xor(key: bytes, data: bytes) -> bytes:

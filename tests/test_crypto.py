@@ -159,7 +159,7 @@ def test_aes_128_in_counter_mode_gives_the_results_of_sp_800_38a() -> None:
     cipher = unhex("874d6191b620e3261bef6864990db6ce")
     assert crypto.aes128_ctr(key, counter, plain) == cipher
     assert crypto.aes128_ctr(key, counter, cipher) == plain
-    assert crypto.aes128_keystream(key, 40) == crypto.aes128_ctr(key, bytes(16), bytes(40))
+    assert crypto.aes128_ctr_from_zero(key, plain) == crypto.aes128_ctr(key, bytes(16), plain)
     with pytest.raises(ValueError):
         crypto.aes128_ctr(bytes(32), counter, plain)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from smolmix_sync.crypto import aes128_keystream, hmac_sha256
+from smolmix_sync.crypto import aes128_ctr_from_zero, hmac_sha256
 from smolmix_sync.mixnet.sphinx.constants import (
     BETA_SIZE,
     CURRENT_VERSION,
@@ -43,6 +43,8 @@ FORWARD_FLAG = 1
 FINAL_FLAG = 2
 
 _STEP_BITS = 8 * STEP
+_STEP_OF_ZEROS = bytes(STEP)
+_PRG_INPUT = bytes(PRG_SIZE)
 _INITIAL_SECRET_SIZE = 32
 _FINAL_META_SIZE = 1 + 3 + DESTINATION_SIZE + IDENTIFIER_SIZE
 
@@ -62,8 +64,7 @@ def header_mac(mac_key: bytes, beta: bytes) -> bytes:
 
 def decrypt_routing(stream_key: bytes, beta: bytes) -> bytes:
     """Return the 360 octets a node reads: beta with a step of zeros behind it, decrypted."""
-    mask = int.from_bytes(aes128_keystream(stream_key, PRG_SIZE), "big")
-    return ((int.from_bytes(beta, "big") << _STEP_BITS) ^ mask).to_bytes(PRG_SIZE, "big")
+    return aes128_ctr_from_zero(stream_key, beta + _STEP_OF_ZEROS)
 
 
 def build_header(
@@ -99,7 +100,9 @@ def build_header(
     alpha, secrets = derive_route_secrets(
         urandom(_INITIAL_SECRET_SIZE), [hop.public_key for hop in route], version
     )
-    masks = [int.from_bytes(aes128_keystream(secret[STREAM_KEY], PRG_SIZE), "big") for secret in secrets]
+    masks = [
+        int.from_bytes(aes128_ctr_from_zero(secret[STREAM_KEY], _PRG_INPUT), "big") for secret in secrets
+    ]
 
     # The filler: what the zeros appended by each earlier hop will have become at the final one.
     filler = 0

@@ -133,25 +133,23 @@ def derive_route_secrets(
     """
     if version in MOD_ORDER_BLINDING_VERSIONS:
         return _derive_mod_order(initial_secret, public_keys)
-    alpha = x25519_base(initial_secret)
     scalars = [initial_secret]
-    product = _clamp(initial_secret) % GROUP_ORDER
-    secrets = []
-    for index, public_key in enumerate(public_keys):
-        if index == 0:
+    product = _clamp(initial_secret)
+    secrets: list[bytes] = []
+    for public_key in public_keys:
+        if not secrets:
             shared = x25519(initial_secret, public_key)
         else:
+            factor = secrets[-1][BLINDING_FACTOR]
+            scalars.append(factor)
+            product = product * _clamp(factor) % GROUP_ORDER
             combined = _clamped_form(product)
             if combined is not None and x25519_on_curve(public_key):
                 shared = x25519(combined, public_key)
             else:
                 shared = _chain(scalars, public_key)
-        expanded = expand(shared)
-        secrets.append(expanded)
-        factor = expanded[BLINDING_FACTOR]
-        scalars.append(factor)
-        product = product * _clamp(factor) % GROUP_ORDER
-    return alpha, secrets
+        secrets.append(expand(shared))
+    return x25519_base(initial_secret), secrets
 
 
 def _chain(scalars: Sequence[bytes], u: bytes) -> bytes:

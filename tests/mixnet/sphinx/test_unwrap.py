@@ -169,7 +169,7 @@ def test_routing_information_is_read_with_a_step_of_zeros_behind_it() -> None:
     expanded = expand(crypto.x25519(KEYS[0], packet_of()[:32]))
     plain = decrypt_routing(expanded[STREAM_KEY], packet_of()[48:348])
     assert len(plain) == 360
-    assert plain[300:] == crypto.aes128_keystream(expanded[STREAM_KEY], 360)[300:]
+    assert plain[300:] == crypto.aes128_ctr_from_zero(expanded[STREAM_KEY], bytes(360))[300:]
 
 
 def test_secrets_stay_out_of_reprs() -> None:
