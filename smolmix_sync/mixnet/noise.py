@@ -229,7 +229,7 @@ class NoiseLink:
         """The hash over the handshake, the same at both ends once the link is open."""
         return self._symmetric.hash
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Append octets read from the connection."""
         if self.state is not NoiseState.CLOSED:
             self._buffer += data
@@ -248,7 +248,7 @@ class NoiseLink:
         if self.state is NoiseState.HANDSHAKE and now >= self._deadline:
             self._close("noise handshake took too long")
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt *data*; nothing is sent for no octets, which a reader would take for the end.
 
         Raises:

@@ -66,7 +66,7 @@ class FrameDecoder:
         self._buffer = bytearray()
         self._error: str | None = None
 
-    def receive_data(self, data: bytes) -> None:
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Append octets read from the link."""
         self._buffer += data
 
@@ -86,7 +86,7 @@ class FrameDecoder:
             self._buffer.clear()
             raise
 
-    def frames_untrusted(self, data: bytes) -> Iterator[MixFrame]:
+    def frames_untrusted(self, data: bytes | bytearray | memoryview) -> Iterator[MixFrame]:
         """Append *data* and yield the frames that are whole.
 
         Raises:

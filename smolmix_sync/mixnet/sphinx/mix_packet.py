@@ -60,7 +60,7 @@ class MixPacket:
         return b"".join((bytes((SPHINX_PACKET_TYPE,)), self.first_hop.encode(), self.packet))
 
     @classmethod
-    def decode_untrusted(cls, data: bytes, kind: int = 2) -> MixPacket:
+    def decode_untrusted(cls, data: bytes | bytearray | memoryview, kind: int = 2) -> MixPacket:
         """Decode a whole MixPacket of version *kind*, 1 or 2.
 
         Raises:

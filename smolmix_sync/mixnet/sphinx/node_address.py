@@ -85,7 +85,7 @@ class NodeAddress:
         return self._wire.ljust(size, b"\0")
 
     @classmethod
-    def decode_untrusted(cls, data: bytes) -> NodeAddress:
+    def decode_untrusted(cls, data: bytes | bytearray | memoryview) -> NodeAddress:
         """Return the address at the start of *data*; what follows it is ignored, as padding.
 
         Its length is ``len(address.encode())``.

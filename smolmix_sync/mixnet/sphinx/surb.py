@@ -54,7 +54,7 @@ class Surb:
         return b"".join((self.header, self.first_hop.encode_padded(NODE_ADDRESS_SIZE), *self.key_material))
 
     @classmethod
-    def decode_untrusted(cls, data: bytes) -> Surb:
+    def decode_untrusted(cls, data: bytes | bytearray | memoryview) -> Surb:
         """Decode a whole SURB; its kind follows from its length.
 
         Raises:

@@ -104,7 +104,7 @@ class OpenedPacket:
         )
 
 
-def open_untrusted(packet: bytes, private_key: bytes) -> OpenedPacket:
+def open_untrusted(packet: bytes | bytearray | memoryview, private_key: bytes) -> OpenedPacket:
     """Derive the hop's keys and verify the header MAC: the first stage of unwrapping.
 
     Raises:
@@ -130,7 +130,7 @@ def open_untrusted(packet: bytes, private_key: bytes) -> OpenedPacket:
     return OpenedPacket(packet, expanded)
 
 
-def unwrap_untrusted(packet: bytes, private_key: bytes) -> ForwardHop | FinalHop:
+def unwrap_untrusted(packet: bytes | bytearray | memoryview, private_key: bytes) -> ForwardHop | FinalHop:
     """Take one layer off *packet* with the node's 32-octet X25519 private key, without a replay check.
 
     Raises:

@@ -39,7 +39,7 @@ def test_any_length_but_a_packet_size_is_refused(extra: bytes, rotation: int, ki
 
 def test_packet_may_come_as_a_memoryview() -> None:
     packet = MixPacket(NodeAddress("::1", 1), bytes(386), 2)
-    assert MixPacket.decode_untrusted(memoryview(packet.encode())) == packet  # type: ignore[arg-type]
+    assert MixPacket.decode_untrusted(memoryview(packet.encode())) == packet
 
 
 def test_packet_stays_out_of_the_repr() -> None:
