@@ -1,25 +1,32 @@
 """The tunnel a program holds: start, connect, state, stats, shutdown; and the one of the process.
 
+Nothing here runs protocol code: a :class:`Tunnel` posts to the reactor and waits on descriptors of its
+own, so that it blocks a thread under threads and only a greenlet under gevent.
+
 Source: design.md sections 6 and 8a; spec/sockets.md section 14 for fork.
 """
 
 from __future__ import annotations
 
+import errno
+import importlib
+import logging
+import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from smolmix_sync.address import Recipient
+from smolmix_sync.address import Recipient, base58_encode
 from smolmix_sync.config import TunnelConfig
-from smolmix_sync.reactor.session import Progress, TunnelState, TunnelStats
+from smolmix_sync.errors import SmolmixError, TunnelClosed, TunnelFailed, TunnelNotReady
+from smolmix_sync.reactor import _originals, provider
+from smolmix_sync.reactor.loop import ReactorLoop, shared_loop
+from smolmix_sync.reactor.session import IpPair, Progress, TunnelSession, TunnelState, TunnelStats
+from smolmix_sync.reactor.signals import Signal
 
 if TYPE_CHECKING:
-    import os
-
     from smolmix_sync.client import IpMixStream, MixnetClient
-    from smolmix_sync.ipr import IpPair
     from smolmix_sync.reactor.device import Device
-    from smolmix_sync.reactor.loop import ReactorLoop
     from smolmix_sync.socket import MixSocket
 
 __all__ = [
@@ -36,25 +43,61 @@ __all__ = [
     "get_tunnel_state",
     "mix_dns",
     "mix_resolve",
+    "parse_address",
     "resolve",
     "set_debug",
     "setup_mix_tunnel",
 ]
 
+_LOG = logging.getLogger("smolmix_sync.tunnel")
+_T = TypeVar("_T")
+
 Address = tuple[str, int] | str
 
 
+def parse_address(address: Address) -> tuple[str, int]:
+    """Return host and port of ``(host, port)``, ``"host:port"`` or ``"[v6]:port"``.
+
+    Raises:
+        ValueError: there is no port, or no host.
+    """
+    if isinstance(address, str):
+        host, colon, port = address.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"an IPv6 address goes in brackets: {address!r}")
+        if not colon or not host or not port.isdigit():
+            raise ValueError(f"not host:port: {address!r}")
+        number = int(port)
+    else:
+        host, number = address[0], int(address[1])
+    if not 0 < number < 65536:
+        raise ValueError(f"not a port: {number}")
+    return host, number
+
+
+def _sockets() -> Any:
+    # The drop-in stands on this module; it is loaded when a tunnel is asked for a socket.
+    return importlib.import_module("smolmix_sync.socket")
+
+
 class Tunnel:
-    """A tunnel through the mixnet to one exit; a context manager.
+    """A tunnel through the mixnet to one exit; a context manager that shuts it down.
+
+    Every method may be called from any thread and from gevent greenlets. In a forked child every use
+    raises ENETDOWN: the tunnel is the parent's.
 
     Args:
         config: complete settings; None merges :meth:`TunnelConfig.load` with *options*.
         wait: block until READY, at most ``connect_timeout``; False returns at once.
-        on_progress: called with every :class:`Progress`, in a thread of its own.
+        on_progress: called with every :class:`Progress`, in a thread of the package.
+        on_state: called with (state, reason) after every change, likewise.
         options: single settings, by field name.
 
     Raises:
-        SetupTimeout, TopologyError, GatewayError, IprError: (with *wait*) the stage that failed.
+        SmolmixError: (with *wait*) what failed, by stage: ``TopologyError``, ``GatewayError``,
+            ``IprError``, ``SetupTimeout``.
     """
 
     def __init__(
@@ -63,114 +106,657 @@ class Tunnel:
         *,
         wait: bool = True,
         on_progress: Callable[[Progress], object] | None = None,
+        on_state: Callable[[TunnelState, str], object] | None = None,
         **options: object,
     ) -> None:
-        raise NotImplementedError
+        if config is None:
+            config = TunnelConfig.load(**options)
+        elif options:
+            config = config.replace(**options)
+        self._begin(config, on_progress, on_state)
+        self._start(wait)
+
+    def _begin(
+        self,
+        config: TunnelConfig,
+        on_progress: Callable[[Progress], object] | None = None,
+        on_state: Callable[[TunnelState, str], object] | None = None,
+        loop: ReactorLoop | None = None,
+        **parts: Any,
+    ) -> None:
+        self._config = config
+        self._pid = os.getpid()
+        self._loop = loop or shared_loop()
+        self._progress_callbacks = [on_progress] if on_progress else []
+        self._state_callbacks = [on_state] if on_state else []
+        self._changed = Signal()
+        self._lender: MixnetClient | None = None
+        self._parts = parts
+        self._session = self._new_session()
+        _tunnels.append(self)
+
+    def _new_session(self) -> TunnelSession:
+        return self._loop.call(self._make_session)
+
+    def _make_session(self) -> TunnelSession:
+        return TunnelSession(
+            self._loop, self._config, on_state=self._on_state, on_progress=self._on_progress, **self._parts
+        )
+
+    def _start(self, wait: bool) -> None:
+        self._loop.post(self._session.start)
+        if not wait:
+            return
+        try:
+            self.wait_ready(self._config.connect_timeout + 5.0)
+        except BaseException:
+            self.shutdown(0.5)
+            raise
 
     # --- making one ---
-    @classmethod
-    def new(cls, **options: object) -> Tunnel:
-        """Return a READY tunnel with default settings (the seeds' name for the constructor)."""
-        raise NotImplementedError
 
     @classmethod
-    def new_with_ipr(cls, ipr_address: Recipient | str, **options: object) -> Tunnel: ...  # type: ignore[empty-body]
+    def new(cls, **options: Any) -> Tunnel:
+        """Return a READY tunnel (the seeds' name for the constructor)."""
+        return cls(**options)
+
     @classmethod
-    def builder(cls) -> TunnelBuilder: ...  # type: ignore[empty-body]
+    def new_with_ipr(cls, ipr_address: Recipient | str, **options: Any) -> Tunnel:
+        """Return a READY tunnel to this exit."""
+        return cls(ipr_address=str(ipr_address), **options)
+
     @classmethod
-    def from_env(cls, **kw: Any) -> Tunnel: ...  # type: ignore[empty-body]
+    def builder(cls) -> TunnelBuilder:
+        """Return a builder: ``Tunnel.builder().profile("no-cover").build()``."""
+        return TunnelBuilder(cls)
+
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], **kw: Any) -> Tunnel: ...  # type: ignore[empty-body]
+    def from_env(cls, **kwargs: Any) -> Tunnel:
+        """Return a tunnel with the settings of the environment."""
+        return cls(TunnelConfig.from_env(), **kwargs)
+
     @classmethod
-    def from_dict(cls, options: Mapping[str, object], **kw: Any) -> Tunnel: ...  # type: ignore[empty-body]
+    def from_file(cls, path: str | os.PathLike[str], **kwargs: Any) -> Tunnel:
+        """Return a tunnel with the settings of a TOML file (the environment wins over it)."""
+        return cls(TunnelConfig.from_file(path), **kwargs)
+
     @classmethod
-    def from_client(cls, client: MixnetClient, **kw: Any) -> Tunnel: ...  # type: ignore[empty-body]
+    def from_dict(cls, options: Mapping[str, object], **kwargs: Any) -> Tunnel:
+        """Return a tunnel with *options* alone; the wasm client's camelCase names are accepted."""
+        return cls(TunnelConfig.from_dict(options), **kwargs)
+
     @classmethod
-    def from_stream(cls, stream: IpMixStream, **kw: Any) -> Tunnel: ...  # type: ignore[empty-body]
+    def from_client(cls, client: MixnetClient, *, wait: bool = True, **kwargs: Any) -> Tunnel:
+        """Return a tunnel over a connected client, which keeps its settings and identity.
+
+        The client belongs to the tunnel until the tunnel is shut down: its own messages stop. It is not
+        disconnected then.
+        """
+        mix = client._lend()
+        tunnel = cls.__new__(cls)
+        tunnel._begin(client.config, loop=client._loop, mix=mix, **kwargs)
+        tunnel._lender = client
+        tunnel._start(wait)
+        return tunnel
+
+    @classmethod
+    def from_stream(cls, stream: IpMixStream, *, wait: bool = True, **kwargs: Any) -> Tunnel:
+        """Return a tunnel over a connected :class:`IpMixStream`, which belongs to it from now on.
+
+        Raises:
+            IprError: the stream is not connected.
+        """
+        client, bridge = stream._lend()
+        tunnel = cls.__new__(cls)
+        tunnel._begin(client.config, loop=client._loop, mix=client._lend(), bridge=bridge, **kwargs)
+        tunnel._lender = client
+        tunnel._start(wait)
+        return tunnel
 
     # --- what the socket layer uses ---
+
     @property
-    def config(self) -> TunnelConfig: ...  # type: ignore[empty-body]
+    def config(self) -> TunnelConfig:
+        """The settings in force."""
+        return self._config
+
     @property
-    def loop(self) -> ReactorLoop: ...  # type: ignore[empty-body]
+    def loop(self) -> ReactorLoop:
+        """The reactor it runs in."""
+        return self._loop
+
     @property
-    def device(self) -> Device: ...  # type: ignore[empty-body]
+    def device(self) -> Device:
+        """The network device its sockets are bound to."""
+        return self._session.device
+
     def wait_ready(self, timeout: float | None = None, *, fail_fast: bool = False) -> None:
-        """Block until READY (cooperatively under gevent: it polls a file descriptor).
+        """Block until READY.
 
         Args:
             timeout: seconds; None is ``connect_timeout``; 0 only looks.
-            fail_fast: raise at once while the tunnel is down beyond its grace period (what a connect wants)
+            fail_fast: raise at once when the tunnel was READY and is down beyond its grace period,
                 instead of waiting for it to come back.
 
         Raises:
-            TunnelNotReady: the time is over. TunnelClosed: it was shut down. TunnelFailed and the
-            set-up errors: it failed.
+            TunnelNotReady: the time is over.
+            TunnelClosed: it was shut down, or belongs to the process before fork().
+            SmolmixError: it FAILED; the error says in which stage.
         """
-        raise NotImplementedError
+        self._check_process()
+        limit = self._config.connect_timeout if timeout is None else timeout
+        until = self._loop.now() + limit
+        with self._changed.waiter() as waiter:
+            while True:
+                self._check_process()
+                session = self._session
+                state = session.state
+                if state is TunnelState.READY:
+                    return
+                if state in (TunnelState.SHUTTING_DOWN, TunnelState.SHUTDOWN):
+                    raise TunnelClosed("the tunnel was shut down")
+                if state is TunnelState.FAILED or (
+                    fail_fast and state is TunnelState.RECONNECTING and not session.device.up
+                ):
+                    error = session.error
+                    raise TunnelFailed(session.reason) if error is None else _copy(error)
+                left = until - self._loop.now()
+                if left <= 0:
+                    raise TunnelNotReady(f"not ready after {limit:g} s: {state.value}, {session.reason}")
+                waiter.wait(left)
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise TunnelClosed("the tunnel belongs to the process before fork()")
+
+    def _call(self, fn: Callable[..., _T], *args: Any) -> _T:
+        self._check_process()
+        return self._loop.call(fn, *args)
 
     # --- state ---
+
     @property
-    def state(self) -> TunnelState: ...  # type: ignore[empty-body]
+    def state(self) -> TunnelState:
+        """Where it stands."""
+        return self._session.state if self._pid == os.getpid() else TunnelState.SHUTDOWN
+
     @property
-    def reason(self) -> str: ...  # type: ignore[empty-body]
-    def on_state(self, callback: Callable[[TunnelState, str], object]) -> None: ...
-    def on_progress(self, callback: Callable[[Progress], object]) -> None: ...
-    def stats(self) -> TunnelStats: ...  # type: ignore[empty-body]
+    def reason(self) -> str:
+        """One sentence why it stands there."""
+        return self._session.reason
+
     @property
-    def allocated_ips(self) -> IpPair: ...  # type: ignore[empty-body]
+    def error(self) -> SmolmixError | None:
+        """The exception behind FAILED or a long loss, else None."""
+        return self._session.error
+
+    def on_state(self, callback: Callable[[TunnelState, str], object]) -> None:
+        """Call *callback* with (state, reason) after every change, in a thread of the package."""
+        self._state_callbacks.append(callback)
+
+    def on_progress(self, callback: Callable[[Progress], object]) -> None:
+        """Call *callback* with every step of the set-up, in a thread of the package."""
+        self._progress_callbacks.append(callback)
+
+    def _on_state(self) -> None:
+        session = self._session
+        state, reason = session.state, session.reason
+        self._changed.set()
+        self._loop.defer(_LOG.info, "tunnel %s: %s", state.value, reason)
+        for callback in self._state_callbacks:
+            self._loop.defer(callback, state, reason)
+
+    def _on_progress(self, progress: Progress) -> None:
+        self._loop.defer(_LOG.info, "%s: %s", progress.stage, progress.detail)
+        for callback in self._progress_callbacks:
+            self._loop.defer(callback, progress)
+
+    def stats(self) -> TunnelStats:
+        """Return the counters."""
+        return self._call(self._session.stats)
+
     @property
-    def nym_address(self) -> Recipient: ...  # type: ignore[empty-body]
+    def allocated_ips(self) -> IpPair:
+        """The addresses the exit gave us.
+
+        Raises:
+            TunnelNotReady: there are none now.
+        """
+        return self._known(self._session.ips)
+
     @property
-    def exit(self) -> Recipient: ...  # type: ignore[empty-body]
+    def nym_address(self) -> Recipient:
+        """Our own address in the mixnet.
+
+        Raises:
+            TunnelNotReady: there is none yet.
+        """
+        mix = self._session.mix
+        core = mix.core if mix is not None else None
+        return self._known(core.address if core is not None else None)
+
     @property
-    def gateway(self) -> str: ...  # type: ignore[empty-body]
+    def exit(self) -> Recipient:
+        """The address of the exit in use (or used last).
+
+        Raises:
+            TunnelNotReady: there is none yet.
+        """
+        return self._known(self._session.exit)
+
     @property
-    def mtu(self) -> int: ...  # type: ignore[empty-body]
+    def gateway(self) -> str:
+        """The identity key of the entry gateway, base58.
+
+        Raises:
+            TunnelNotReady: there is none yet.
+        """
+        return base58_encode(self.nym_address.gateway)
+
+    @property
+    def mtu(self) -> int:
+        """The largest IP packet the exit takes."""
+        return self._session.mtu
+
+    def _known(self, value: _T | None) -> _T:
+        self._check_process()
+        if value is None:
+            raise TunnelNotReady(f"the tunnel is {self.state.value}: {self.reason}")
+        return value
 
     # --- traffic ---
-    def tcp_connect(self, address: Address, timeout: float | None = None) -> MixSocket: ...  # type: ignore[empty-body]
-    def create_connection(self, address: Address, timeout: float | None = None, source_address: tuple[str, int] | None = None) -> MixSocket: ...  # type: ignore[empty-body]
-    def udp_socket(self) -> MixSocket: ...  # type: ignore[empty-body]
-    def udp_socket_on(self, port: int) -> MixSocket: ...  # type: ignore[empty-body]
-    def listen(self, port: int, backlog: int = 128) -> MixSocket: ...  # type: ignore[empty-body]
-    def resolve(self, host: str, family: int = 0, timeout: float | None = None) -> list[str]: ...  # type: ignore[empty-body]
-    def getaddrinfo(self, host: str | None, port: int | str | None, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]: ...  # type: ignore[empty-body]
-    def ping(self, host: str, timeout: float | None = 10.0) -> float: ...  # type: ignore[empty-body]
+
+    def tcp_connect(self, address: Address, timeout: float | None = None) -> MixSocket:
+        """Connect to ``(host, port)``, ``"host:port"`` or ``"[v6]:port"``; names resolve in the tunnel.
+
+        Args:
+            address: where to.
+            timeout: seconds for the name and each of its addresses, and the socket's timeout afterwards;
+                None: ``connect_timeout``, and a socket that blocks.
+        """
+        return self.create_connection(address, timeout)
+
+    def create_connection(
+        self,
+        address: Address,
+        timeout: float | None = None,
+        source_address: tuple[str, int] | None = None,
+    ) -> MixSocket:
+        """Connect as ``socket.create_connection`` does, over this tunnel."""
+        host, port = parse_address(address)
+        failure: OSError = OSError(errno.EHOSTUNREACH, f"{host} has no address")
+        sockets = _sockets()
+        for family, kind, proto, _, sockaddr in self.getaddrinfo(host, port, 0, sockets.SOCK_STREAM):
+            sock = sockets.MixSocket(family, kind, proto, tunnel=self)
+            try:
+                sock.settimeout(self._config.connect_timeout if timeout is None else timeout)
+                if source_address is not None:
+                    sock.bind(source_address)
+                sock.connect(sockaddr)
+                sock.settimeout(timeout)
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return sock  # type: ignore[no-any-return]
+        raise failure
+
+    def udp_socket(self) -> MixSocket:
+        """Return an unbound UDP socket (IPv4)."""
+        sockets = _sockets()
+        return sockets.MixSocket(sockets.AF_INET, sockets.SOCK_DGRAM, tunnel=self)  # type: ignore[no-any-return]
+
+    def udp_socket_on(self, port: int) -> MixSocket:
+        """Return a UDP socket bound to *port* of our address in the tunnel."""
+        sock = self.udp_socket()
+        try:
+            sock.bind(("0.0.0.0", port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def listen(self, port: int, backlog: int = 128) -> MixSocket:
+        """Return a TCP socket listening on *port* of our address in the tunnel."""
+        sockets = _sockets()
+        sock = sockets.MixSocket(sockets.AF_INET, sockets.SOCK_STREAM, tunnel=self)
+        try:
+            sock.bind(("0.0.0.0", port))
+            sock.listen(backlog)
+        except BaseException:
+            sock.close()
+            raise
+        return sock  # type: ignore[no-any-return]
+
+    def resolve(self, host: str, family: int = 0, timeout: float | None = None) -> list[str]:
+        """Return the addresses of *host*, asked through the tunnel.
+
+        Args:
+            host: a name or an IP literal.
+            family: ``AF_INET``, ``AF_INET6``, or 0 for both, A before AAAA.
+            timeout: seconds for all attempts; None as configured.
+
+        Raises:
+            socket.gaierror: no such name, or no answer.
+        """
+        self._check_process()
+        return self.device.resolver.lookup(host, family, timeout)
+
+    def getaddrinfo(
+        self,
+        host: str | None,
+        port: int | str | None,
+        family: int = 0,
+        type: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> list[Any]:
+        """Return what ``socket.getaddrinfo`` would, asked through this tunnel."""
+        self._check_process()
+        lookup = importlib.import_module("smolmix_sync.dns").getaddrinfo
+        result: list[Any] = lookup(host, port, family, type, proto, flags, tunnel=self)
+        return result
+
+    def ping(self, host: str, timeout: float | None = 10.0) -> float:
+        """Send one ICMP echo request through the exit; return the round trip in seconds.
+
+        Raises:
+            TimeoutError: no answer within *timeout* seconds.
+            OSError: an ICMP error came instead.
+        """
+        self.wait_ready(timeout)
+        address = self.resolve(host, 0, timeout)[0]
+        limit = self._config.connect_timeout if timeout is None else timeout
+        with self._changed.waiter() as waiter:
+            call = self._call(_EchoCall, self.device, address, waiter.set)
+            try:
+                until = self._loop.now() + limit
+                while call.rtt is None and call.error == 0 and (left := until - self._loop.now()) > 0:
+                    waiter.wait(left)
+            finally:
+                self._call(call.close)
+        if call.error:
+            raise OSError(call.error, os.strerror(call.error))
+        if call.rtt is None:
+            raise TimeoutError(errno.ETIMEDOUT, f"no echo from {host} in {limit:g} s")
+        return call.rtt
 
     # --- life ---
-    def reconnect(self) -> None: ...
-    def new_identity(self, timeout: float | None = None) -> None: ...
-    def shutdown(self, timeout: float = 10.0) -> None: ...
-    def __enter__(self) -> Tunnel: ...  # type: ignore[empty-body]
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def reconnect(self) -> None:
+        """Drop the gateway's link and connect again, with the same identity; open sockets survive.
+
+        A FAILED tunnel starts over.
+        """
+        self._check_process()
+        if self.state is TunnelState.FAILED:
+            self._session = self._new_session()
+            self._changed.set()
+            self._loop.post(self._session.start)
+        else:
+            self._loop.post(self._session.reconnect)
+
+    def new_identity(self, timeout: float | None = None) -> None:
+        """Become somebody else: new keys, new gateway registration, new exit session.
+
+        Open sockets get ENETDOWN. Blocks until READY, as :meth:`wait_ready`.
+        """
+        self._check_process()
+        if self._lender is not None:
+            raise TunnelFailed("the identity belongs to the client the tunnel was made from")
+        old = self._session
+        self._session = self._new_session()
+        self._run_to_end(old.shutdown, 1.0)
+        self._loop.post(self._session.start)
+        self.wait_ready(timeout)
+
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """End the tunnel: bring home what closed sockets still have to send, then disconnect.
+
+        Every socket gets ENETDOWN. Any number of times; never raises for a tunnel that is down.
+
+        Args:
+            timeout: seconds for the data of closed sockets.
+        """
+        if self in _tunnels:
+            _tunnels.remove(self)
+        if self._pid != os.getpid() or not self._loop.running:
+            return
+        if self._session.state is TunnelState.READY and timeout > 0:
+            self.device.flush(timeout)
+        self._run_to_end(self._session.shutdown, timeout)
+        if self._lender is not None:
+            self._lender._take_back()
+            self._lender = None
+
+    def _run_to_end(self, fn: Callable[[float], object], timeout: float) -> None:
+        """Run *fn(timeout)* in a greenlet of the reactor and wait for it, a little longer than *timeout*."""
+        with self._changed.waiter() as waiter:
+            done: list[bool] = []
+
+            def run() -> None:
+                try:
+                    fn(timeout)
+                finally:
+                    done.append(True)
+                    waiter.set()
+
+            self._loop.spawn(run)
+            until = self._loop.now() + timeout + 3.0
+            while not done and (left := until - self._loop.now()) > 0:
+                waiter.wait(left)
+
+    def __enter__(self) -> Tunnel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<Tunnel {self.state.value}>"
+
+
+def _copy(error: SmolmixError) -> SmolmixError:
+    """Return an equal exception: one instance raised in two threads would mix their tracebacks."""
+    copy = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+class _EchoCall:
+    """One ICMP echo over a device; made, told and closed in the reactor."""
+
+    def __init__(self, device: Device, address: str, wake: Callable[[], object]) -> None:
+        self.rtt: float | None = None
+        self.error = 0
+        self._device = device
+        self._wake = wake
+        self._ping = device.require_stack().ping()
+        device.own(self._ping, self)
+        self._sent_at = device.loop.now()
+        self._ping.send(address, 1, os.urandom(16))
+        device.kick()
+
+    def on_event(self, mask: int) -> None:
+        while (reply := self._ping.recv()) is not None:
+            if reply.error:
+                self.error = reply.error
+            else:
+                self.rtt = reply.received_at - self._sent_at
+        if not self._device.up:
+            self.error = errno.ENETDOWN
+        self._wake()
+
+    def close(self) -> None:
+        self._device.disown(self._ping)
+        self._ping.close()
 
 
 class TunnelBuilder:
-    """Collects settings by chained calls; ``build()`` makes the tunnel."""
+    """Collects settings by chained calls; every field of :class:`TunnelConfig` is a method.
+
+    ``Tunnel.builder().ipr_address(a).profile("high-traffic").build()``
+    """
+
+    def __init__(self, tunnel_class: type[Tunnel] = Tunnel) -> None:
+        self._class = tunnel_class
+        self._options: dict[str, Any] = {}
+
+    def config(self, config: TunnelConfig) -> TunnelBuilder:
+        """Start from *config*; settings given by other calls change it."""
+        self._options["config"] = config
+        return self
+
+    def on_progress(self, callback: Callable[[Progress], object]) -> TunnelBuilder:
+        """Call *callback* with every step."""
+        self._options["on_progress"] = callback
+        return self
+
+    def on_state(self, callback: Callable[[TunnelState, str], object]) -> TunnelBuilder:
+        """Call *callback* with every change of state."""
+        self._options["on_state"] = callback
+        return self
+
+    def __getattr__(self, name: str) -> Callable[[object], TunnelBuilder]:
+        if name not in TunnelConfig.__dataclass_fields__:
+            raise AttributeError(f"TunnelBuilder has no setting {name!r}")
+
+        def set_option(value: object) -> TunnelBuilder:
+            self._options[name] = str(value) if isinstance(value, Recipient) else value
+            return self
+
+        return set_option
+
+    def build(self, *, wait: bool = True) -> Tunnel:
+        """Make the tunnel; see :class:`Tunnel`."""
+        return self._class(wait=wait, **self._options)
+
+
+# --- the tunnel of the process -----------------------------------------------------------------
+
+#: Tunnels that were not shut down; in a forked child they are kept, because nothing may finalise them.
+_tunnels: list[Tunnel] = []
+_abandoned: list[Tunnel] = []
+_default: Tunnel | None = None
+_default_config: TunnelConfig | None = None
+_failed_at = 0.0
+_denied = False
+_lock = _originals.allocate_lock()
+
+#: Ours: a default tunnel that failed is not tried again within this time; programs retry in tight loops.
+_RETRY_AFTER = 2.0
 
 
 def current() -> Tunnel:
     """Return the tunnel of this process for a socket operation, starting one in the background if there is none.
 
-    It may not be READY: the caller waits with ``wait_ready(timeout, fail_fast=True)``.
+    It may not be READY: the caller waits. A tunnel that FAILED is replaced, though not at once.
+
+    Raises:
+        OSError: ENETDOWN in a forked child when ``fork`` is "deny".
     """
-    raise NotImplementedError
+    global _default, _failed_at
+    with _lock:
+        if _denied:
+            raise TunnelClosed("the tunnel belongs to the process before fork(), and fork is set to deny")
+        tunnel = _default
+        if tunnel is not None and tunnel.state is TunnelState.FAILED:
+            if _originals.monotonic() - _failed_at < _RETRY_AFTER:
+                return tunnel
+            tunnel = None
+        if tunnel is None or tunnel.state is TunnelState.SHUTDOWN:
+            tunnel = _default = Tunnel(_default_config or TunnelConfig.load(), wait=False)
+            _failed_at = _originals.monotonic()
+        return tunnel
 
 
-def connect(**options: object) -> Tunnel:
-    """Make the process default tunnel and wait until it is READY; return it, or the one there already is."""
-    raise NotImplementedError
+def connect(config: TunnelConfig | None = None, **options: Any) -> Tunnel:
+    """Make the tunnel of this process, wait until it is READY and return it.
+
+    If there is one already it is returned as it is, once READY; *options* must not differ then.
+
+    Raises:
+        SmolmixError: what failed.
+        ValueError: there is a tunnel with other settings.
+    """
+    global _default, _default_config
+    with _lock:
+        tunnel = _default
+        if tunnel is not None and tunnel.state not in (TunnelState.FAILED, TunnelState.SHUTDOWN):
+            given = {n: v for n, v in options.items() if n not in ("on_progress", "on_state", "wait")}
+            wanted = config or (TunnelConfig.load(**given) if given else tunnel.config)
+            if wanted != tunnel.config:
+                raise ValueError("this process has a tunnel with other settings: disconnect() first")
+        else:
+            wait = options.pop("wait", True)
+            tunnel = _default = Tunnel(config, wait=False, **options)
+            _default_config = tunnel.config
+            options["wait"] = wait
+    if options.get("wait", True):
+        tunnel.wait_ready(tunnel.config.connect_timeout + 5.0)
+    return tunnel
 
 
 setup_mix_tunnel = connect
 
 
-def get_tunnel() -> Tunnel | None: ...
-def get_tunnel_state() -> TunnelState | None: ...
-def disconnect(timeout: float = 10.0) -> None: ...
-def set_debug(on: bool = True) -> None: ...
-def resolve(host: str, family: int = 0) -> list[str]: ...  # type: ignore[empty-body]
+def get_tunnel() -> Tunnel | None:
+    """Return the tunnel of this process, None if none was started."""
+    return _default
+
+
+def get_tunnel_state() -> TunnelState | None:
+    """Return its state, None if none was started."""
+    return _default.state if _default is not None else None
+
+
+def disconnect(timeout: float = 10.0) -> None:
+    """Shut the tunnel of this process down; the next socket operation would start a new one."""
+    global _default, _default_config
+    with _lock:
+        tunnel, _default = _default, None
+        _default_config = None
+    if tunnel is not None:
+        tunnel.shutdown(timeout)
+
+
+def set_debug(on: bool = True) -> None:
+    """Log the package at DEBUG level, or stop doing so."""
+    logging.getLogger("smolmix_sync").setLevel(logging.DEBUG if on else logging.NOTSET)
+
+
+def resolve(host: str, family: int = 0) -> list[str]:
+    """Return the addresses of *host*, asked through the tunnel of this process."""
+    return current().resolve(host, family)
 
 
 mix_resolve = mix_dns = resolve
+
+
+def _after_fork_in_child() -> None:
+    global _default, _lock, _denied
+    _lock = _originals.allocate_lock()
+    if _default is not None and _default.config.fork == "deny":
+        _denied = True
+    _abandoned.extend(_tunnels)
+    _tunnels.clear()
+    _default = None
+
+
+def _flush_at_exit() -> None:
+    """Give the data of closed sockets its time, then disconnect."""
+    for tunnel in list(_tunnels):
+        try:
+            tunnel.shutdown(tunnel.config.exit_flush)
+        except Exception as error:  # the interpreter goes down: nobody can act on it
+            _LOG.debug("shutdown at exit: %s", error)
+
+
+_originals.run_in_child(_after_fork_in_child)
+_originals.run_at_exit(_flush_at_exit)
+provider.install(current)

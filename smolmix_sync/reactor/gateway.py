@@ -249,6 +249,9 @@ class GatewayLink:
         try:
             # A redirect would be dialled by websocket-client itself, past RealSocket: none is followed.
             link.connect(endpoint.url, socket=_ReadAhead(sock), redirect_limit=0, suppress_origin=True)
+        except websocket.WebSocketTimeoutException as error:
+            sock.close()
+            raise TimeoutError(errno.ETIMEDOUT, f"no websocket at {endpoint.url}: {error}") from None
         except websocket.WebSocketException as error:
             sock.close()
             raise GatewayRefusal(f"no websocket at {endpoint.url}: {error}", Refusal.PROTOCOL.value) from None
@@ -419,6 +422,7 @@ class GatewayLink:
         """Run the session's deadlines and the pings."""
         while not self._closed:
             now = monotonic()
+            self.client.update_clock(now, time.time())
             deadlines = [now + 1.0]
             if self._open:
                 if self._pong_due is not None and now >= self._pong_due:

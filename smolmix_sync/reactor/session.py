@@ -1,9 +1,64 @@
-"""The session: from nothing to an exit that answers, and back after every loss."""
+"""The session of a tunnel: from nothing to an exit that answers, and back after every loss.
+
+One greenlet walks the stages in order (topology, gateway, exit, probe) and afterwards sleeps until
+something is lost; losses are only noted where they happen, and repaired here.
+
+Source: design.md section 8a and decision 14.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gevent
+import gevent.event
+
+from smolmix_sync.address import Recipient, base58_encode
+from smolmix_sync.config import TunnelConfig
+from smolmix_sync.errors import (
+    IprDenied,
+    IprError,
+    NoExit,
+    SetupTimeout,
+    SmolmixError,
+    TunnelFailed,
+    WireError,
+)
+from smolmix_sync.ipr import IpPair
+from smolmix_sync.ipr.events import (
+    Connected,
+    ConnectRefused,
+    ConnectTimedOut,
+    Disconnected,
+    FellBack,
+    InfoReceived,
+    IprClientEvent,
+    PolicyRefused,
+)
+from smolmix_sync.ipr.version import CLIENT_MTU_FALLBACK
+from smolmix_sync.mixnet.client import MessageReceived
+from smolmix_sync.netstack import Stack, StackConfig, TcpSettings
+from smolmix_sync.reactor.bridge import Bridge, BridgeSettings
+from smolmix_sync.reactor.device import Device
+from smolmix_sync.reactor.directory import ExitChoice
+from smolmix_sync.reactor.loop import ReactorLoop, Timer
+from smolmix_sync.reactor.mixclient import ClientIdentity, MixnetSession
+from smolmix_sync.reactor.probe import probe_exit
+from smolmix_sync.reactor.resolver import ResolverConfig
+
+__all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
+
+_LOG = logging.getLogger("smolmix_sync.reactor.session")
+
+#: Exits tried while the tunnel is set up for the first time. Source: design.md section 8a.
+_EXIT_TRIES = 2
+#: Seconds between rounds of exits once the tunnel has been READY.
+_EXIT_PAUSE = (1.0, 2.0, 4.0, 5.0)
 
 
 class TunnelState(enum.Enum):
@@ -34,38 +89,516 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TunnelStats:
-    """Counters of one tunnel since it was made; see each attribute.
+    """Counters of one tunnel since it was made.
 
     Attributes:
         state: name of the state.
         uptime: seconds since READY, 0.0 while not READY.
-        packets_sent: Sphinx packets with real content.
+        packets_sent: Sphinx packets with real content, retransmissions included.
         cover_sent: Sphinx packets of cover.
         retransmissions: Sphinx packets sent again by the ack layer.
         acks_received: acknowledgements that matched a packet.
         messages_received: mixnet messages reassembled.
         surbs_sent: reply SURBs handed out.
         surbs_used: replies that came back through them.
+        surbs_at_exit: reply SURBs the exit is thought to hold.
         ip_packets_sent: IP packets to the exit.
         ip_packets_received: IP packets from the exit.
         reconnects: times the gateway link was lost and found again.
         send_backlog: frames waiting for the gateway's websocket.
+        slots_blocked: send slots lost because that queue was full.
         bandwidth: octets left at the gateway, None if unknown.
+        rtt: round trip to the exit in seconds, measured with its own pings.
         dropped: bad or unexpected input, by reason.
     """
 
-    state: str
-    uptime: float
-    packets_sent: int
-    cover_sent: int
-    retransmissions: int
-    acks_received: int
-    messages_received: int
-    surbs_sent: int
-    surbs_used: int
-    ip_packets_sent: int
-    ip_packets_received: int
-    reconnects: int
-    send_backlog: int
-    bandwidth: int | None
-    dropped: dict[str, int]
+    state: str = ""
+    uptime: float = 0.0
+    packets_sent: int = 0
+    cover_sent: int = 0
+    retransmissions: int = 0
+    acks_received: int = 0
+    messages_received: int = 0
+    surbs_sent: int = 0
+    surbs_used: int = 0
+    surbs_at_exit: int = 0
+    ip_packets_sent: int = 0
+    ip_packets_received: int = 0
+    reconnects: int = 0
+    send_backlog: int = 0
+    slots_blocked: int = 0
+    bandwidth: int | None = None
+    rtt: float = 0.0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+class TunnelSession:
+    """Everything of a tunnel that lives in the reactor.
+
+    Args:
+        loop: the reactor.
+        config: settings.
+        on_state: called in the reactor thread after every change of ``state``.
+        on_progress: called in the reactor thread with every step.
+        mix: a connected client to use instead of making one; it stays its owner's at shutdown.
+        bridge: with *mix*: a session with an exit that is connected already.
+        identity: who to be; None makes a new identity.
+
+    Attributes:
+        state: where it stands; any thread may read it.
+        reason: one sentence why.
+        error: the exception behind FAILED and long losses, for those who wait.
+        device: the network device of the sockets; exists from the start.
+    """
+
+    def __init__(
+        self,
+        loop: ReactorLoop,
+        config: TunnelConfig,
+        *,
+        on_state: Callable[[], object],
+        on_progress: Callable[[Progress], object],
+        mix: MixnetSession | None = None,
+        bridge: Bridge | None = None,
+        identity: ClientIdentity | None = None,
+    ) -> None:
+        self.loop = loop
+        self.config = config
+        self.state = TunnelState.CONNECTING
+        self.reason = "not started"
+        self.error: SmolmixError | None = None
+        self.device = Device(
+            loop,
+            connect_timeout=config.connect_timeout,
+            resolver=ResolverConfig(
+                primary=config.primary_dns, fallback=config.fallback_dns, timeout=config.dns_timeout
+            ),
+        )
+        self.mtu = config.mtu or CLIENT_MTU_FALLBACK
+        self.ips: IpPair | None = None
+        self.exit: Recipient | None = None
+        self.mix: MixnetSession | None = mix
+        self._mix_is_ours = mix is None
+        self._bridge: Bridge | None = bridge
+        self._stack: Stack | None = None
+        self._identity = identity
+        self._on_state = on_state
+        self._on_progress = on_progress
+        self._started_at = loop.now()
+        self._ready_at: float | None = None
+        self._stage = "topology"
+        self._greenlet: gevent.Greenlet | None = None
+        self._news = gevent.event.Event()
+        self._answer = gevent.event.AsyncResult()
+        self._grace: Timer | None = None
+        self._exit_lost = ""
+        self._lost_exits: set[Recipient] = set()
+        self._policy_refusals = 0
+
+    # --- life (reactor thread) ---
+
+    def start(self) -> None:
+        """Begin the set-up."""
+        self._started_at = self.loop.now()
+        self._greenlet = gevent.spawn(self._run)
+
+    def _run(self) -> None:
+        try:
+            self._first_set_up()
+        except SmolmixError as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            _LOG.exception("the set-up failed")
+            self._fail(TunnelFailed(f"{self._stage}: {error}"))
+            return
+        self._serve()
+
+    def _first_set_up(self) -> None:
+        limit = self.config.connect_timeout
+        timer = gevent.Timeout.start_new(limit)
+        try:
+            if self.mix is None:
+                self.mix = MixnetSession(
+                    self.loop,
+                    self.config,
+                    on_message=self._on_message,
+                    on_link=self._on_link,
+                    on_progress=self._progress,
+                    identity=self._identity,
+                )
+                self.mix.connect()
+            else:
+                self._adopt(self.mix)
+            if self._bridge is not None and self._bridge.connected:
+                self._take_over(self._bridge)
+            else:
+                self._open_exit(_EXIT_TRIES)
+        except gevent.Timeout as late:
+            if late is not timer:
+                raise
+            raise SetupTimeout(f"{self._stage}: not finished within {limit:g} s") from None
+        finally:
+            timer.close()
+        self._ready()
+
+    def _adopt(self, mix: MixnetSession) -> None:
+        mix.on_message = self._on_message
+        mix.on_link = self._on_link
+        mix.on_progress = self._progress
+
+    def _serve(self) -> None:
+        """Repair what is lost, for as long as the tunnel lives."""
+        attempt = 0
+        while True:
+            self._news.wait()
+            self._news.clear()
+            try:
+                if self._repair():
+                    attempt = 0
+            except SmolmixError as error:
+                _LOG.info("attempt to repair the tunnel: %s", error)
+                self.error = error
+                self._set_state(TunnelState.RECONNECTING, str(error))
+                gevent.sleep(_EXIT_PAUSE[min(attempt, len(_EXIT_PAUSE) - 1)])
+                attempt += 1
+                self._news.set()
+            except Exception:
+                _LOG.exception("the repair failed")
+                gevent.sleep(_EXIT_PAUSE[-1])
+                self._news.set()
+
+    def _repair(self) -> bool:
+        """Bring the tunnel back to READY if something is missing; return whether it is READY."""
+        mix = self.mix
+        assert mix is not None
+        if self._exit_lost:
+            reason, self._exit_lost = self._exit_lost, ""
+            self._drop_exit(reason)
+        if not mix.is_up:
+            return False  # the link's return is news
+        if self._bridge is None:
+            self._open_exit(None)
+        elif self.state is not TunnelState.READY:
+            self._bridge.check_now()
+        self._ready()
+        return True
+
+    def _ready(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        if self.state is not TunnelState.READY:
+            self._ready_at = self.loop.now()
+            self.error = None
+            self._lost_exits.clear()
+            self._progress("ready", "the tunnel is ready")
+            self._set_state(TunnelState.READY, "the exit answers")
+
+    def _fail(self, error: SmolmixError) -> None:
+        self.error = error
+        self._close_parts()
+        self.device.close(errno.ENETDOWN)
+        self._set_state(TunnelState.FAILED, str(error))
+
+    def shutdown(self, timeout: float) -> None:
+        """End the session: disconnect from the exit, empty the queue, close. Blocks the calling greenlet."""
+        if self.state in (TunnelState.SHUTDOWN, TunnelState.SHUTTING_DOWN):
+            return
+        failed = self.state is TunnelState.FAILED
+        self._set_state(TunnelState.SHUTTING_DOWN, "shutdown was asked for")
+        if self._greenlet is not None:
+            self._greenlet.kill(block=False)
+        if not failed:
+            self.device.close(errno.ENETDOWN)
+            if self._bridge is not None and self.mix is not None and self.mix.is_up:
+                self._bridge.disconnect()
+                self.mix.drain(min(timeout, 1.0))
+        self._close_parts()
+        self._set_state(TunnelState.SHUTDOWN, "shut down")
+
+    def _close_parts(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
+        if self._bridge is not None:
+            self._bridge.close()
+            self._bridge = None
+        if self.mix is not None:
+            self.mix.source = None
+            if self._mix_is_ours:
+                self.mix.close()
+
+    # --- commands (reactor thread) ---
+
+    def reconnect(self) -> None:
+        """Drop the gateway's link and connect again, with the same identity and exit."""
+        if self.mix is not None:
+            self.mix.drop_link("a reconnect was asked for")
+
+    # --- state ---
+
+    def _set_state(self, state: TunnelState, reason: str) -> None:
+        if (state, reason) == (self.state, self.reason):
+            return
+        self.state = state
+        self.reason = reason
+        if state is not TunnelState.READY:
+            self._ready_at = None
+        self._on_state()
+
+    def _progress(self, stage: str, detail: str) -> None:
+        self._stage = stage
+        self._on_progress(Progress(stage, detail, self.loop.now() - self._started_at))
+
+    # --- what is lost ---
+
+    def _on_link(self, up: bool, reason: str) -> None:
+        if not up:
+            if self._bridge is not None:
+                self._bridge.pause_probes()
+            if self.state is TunnelState.READY:
+                self._set_state(TunnelState.RECONNECTING, reason)
+            if self._grace is None and self.device.up:
+                self._grace = self.loop.call_later(self.config.reconnect_grace, self._grace_over)
+            return
+        self._new_core_needs_new_exit()
+        self._news.set()
+
+    def _new_core_needs_new_exit(self) -> None:
+        """Leave the exit if the link came back through another gateway: our address is a new one."""
+        mix = self.mix
+        if mix is not None and self._bridge is not None and mix.core is not self._bridge.core:
+            self._exit_lost = "the entry gateway changed"
+
+    def _grace_over(self) -> None:
+        self._grace = None
+        if self.state is not TunnelState.READY:
+            self.error = TunnelFailed(f"the gateway is lost: {self.reason}")
+            self._drop_exit("the gateway was lost for too long")
+
+    def _on_silent(self) -> None:
+        self._lose_exit("the exit does not answer")
+
+    def _lose_exit(self, reason: str) -> None:
+        self._exit_lost = reason
+        self._news.set()
+
+    def _drop_exit(self, reason: str) -> None:
+        """Forget the exit and give every flow ENETDOWN."""
+        bridge, self._bridge = self._bridge, None
+        if bridge is not None:
+            self._lost_exits.add(bridge.exit_address)
+            bridge.close()
+        if self.mix is not None:
+            self.mix.source = None
+        self.error = self.error or IprError(reason)
+        self._set_state(TunnelState.RECONNECTING, reason)
+        self.device.set_down(errno.ENETDOWN)
+        self.ips = None
+
+    # --- the exit ---
+
+    def _open_exit(self, tries: int | None) -> None:
+        """Connect to an exit and hear something through it; raises what the last one failed with."""
+        assert self.mix is not None
+        self._progress("exit", "choosing an exit")
+        choices = self._exits()
+        failure: SmolmixError = NoExit("no exit in the directory fits the settings")
+        for choice in choices[:tries] if tries else choices:
+            limit = self.config.ipr_timeout
+            if self.config.ipr_address is not None:
+                limit = max(limit, self.config.connect_timeout)
+            try:
+                self._try_exit(choice, limit)
+                return
+            except SmolmixError as error:
+                failure = error
+                _LOG.info("exit failed: %s", error)
+                self._lost_exits.add(choice.address)
+                if not self.mix.is_up:
+                    break
+        raise failure
+
+    def _exits(self) -> list[ExitChoice]:
+        mix = self.mix
+        assert mix is not None
+        pinned = self.config.ipr_address
+        if pinned is not None:
+            try:
+                address = Recipient.parse(pinned)
+            except WireError as error:
+                raise IprError(f"ipr_address: {error}") from None
+            return [mix.directory.exit_at(address, self.loop.now())]
+        found = mix.directory.exits(self.loop.now())
+        # Exits that were lost lately are the last resort, in their order.
+        return sorted(found, key=lambda choice: choice.address in self._lost_exits)
+
+    def _try_exit(self, choice: ExitChoice, limit: float) -> None:
+        mix = self.mix
+        assert mix is not None
+        assert mix.core is not None
+        name = base58_encode(choice.address.gateway)
+        self._progress("exit", f"connecting to the exit at {name}")
+        until = self.loop.now() + limit
+        bridge = Bridge(
+            self.loop,
+            mix.core,
+            choice.address,
+            self.config.ipr_version or choice.ipr_version,
+            self._bridge_settings(limit),
+            wake=mix.wake,
+            on_event=self._on_ipr_event,
+            on_silent=self._on_silent,
+        )
+        self._answer = gevent.event.AsyncResult()
+        mix.source = bridge
+        self._bridge = bridge
+        try:
+            bridge.connect()
+            connected = self._await_answer(until, f"the exit at {name} did not answer the connect request")
+            stack = self._make_stack(connected)
+            bridge.use_stack(stack)
+            self._progress("probe", f"waiting for an answer through the exit at {name}")
+            probe_exit(stack, self.config, self.loop, mix.wake, until, self._check_link)
+        except BaseException:
+            self._bridge = None
+            mix.source = None
+            bridge.close()
+            raise
+        self._go_up(bridge, stack, connected)
+
+    def _await_answer(self, until: float, message: str) -> Connected:
+        while True:
+            event = None
+            with gevent.Timeout(max(0.01, min(1.0, until - self.loop.now())), False):
+                event = self._answer.get()
+            if isinstance(event, Connected):
+                return event
+            if isinstance(event, ConnectRefused):
+                raise IprDenied(f"the exit refused: {event.reason}")
+            if event is not None:
+                raise IprError(message)
+            self._check_link()
+            if self.loop.now() >= until:
+                raise SetupTimeout(f"exit: {message}")
+
+    def _check_link(self) -> None:
+        if self.mix is None or not self.mix.is_up:
+            raise IprError("the gateway was lost while the exit was being set up")
+
+    def _bridge_settings(self, limit: float) -> BridgeSettings:
+        config = self.config
+        return BridgeSettings(
+            open_surbs=config.open_reply_surbs,
+            data_surbs=config.data_reply_surbs,
+            surb_stock=config.surb_stock,
+            keepalive_interval=config.keepalive_interval,
+            resequence_hold=config.resequence_hold,
+            connect_timeout=limit,
+            echo_address=config.primary_dns,
+        )
+
+    def _make_stack(self, connected: Connected) -> Stack:
+        config = self.config
+        self.mtu = config.mtu or connected.mtu or CLIENT_MTU_FALLBACK
+        tcp = TcpSettings()
+        if config.tcp_buffer_size is not None:
+            tcp = TcpSettings(
+                sndbuf=config.tcp_buffer_size, rcvbuf=config.tcp_buffer_size, rcvbuf_max=config.tcp_buffer_size
+            )
+        if config.tcp_keepalive is not None:
+            tcp.keepalive = True
+            tcp.keep_idle = tcp.keep_interval = config.tcp_keepalive
+        stack_config = StackConfig(tcp=tcp, rx_mtu=self.mtu, tx_mtu=config.mtu or StackConfig().tx_mtu)
+        return Stack(connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom)
+
+    def _go_up(self, bridge: Bridge, stack: Stack, connected: Connected) -> None:
+        self.ips = connected.ips
+        self.exit = bridge.exit_address
+        self._stack = stack
+        self.device.set_up(stack)
+        bridge.use_device(self.device, stack)
+
+    def _take_over(self, bridge: Bridge) -> None:
+        """Use a session that somebody else connected (``Tunnel.from_stream``)."""
+        ips = bridge.ipr.ips
+        assert ips is not None
+        assert self.mix is not None
+        bridge.adopt(on_event=self._on_ipr_event, on_silent=self._on_silent)
+        connected = Connected(ips, bridge.ipr.mtu, bridge.ipr.version)
+        stack = self._make_stack(connected)
+        self.mix.source = bridge
+        bridge.use_stack(stack)
+        self._progress("probe", "waiting for an answer through the exit")
+        probe_exit(
+            stack,
+            self.config,
+            self.loop,
+            self.mix.wake,
+            self.loop.now() + self.config.ipr_timeout,
+            self._check_link,
+        )
+        self._go_up(bridge, stack, connected)
+
+    # --- events ---
+
+    def _on_message(self, event: MessageReceived, now: float) -> None:
+        if self._bridge is not None:
+            self._bridge.receive(event, now)
+
+    def _on_ipr_event(self, event: IprClientEvent) -> None:
+        if isinstance(event, (Connected, ConnectRefused, ConnectTimedOut)):
+            self._answer.set(event)
+        elif isinstance(event, FellBack):
+            self._progress("exit", f"no answer yet; trying version {event.version}")
+        elif isinstance(event, Disconnected):
+            if not event.requested:
+                self._answer.set(event)
+                self._lose_exit(f"the exit ended the session: {event.reason}")
+        elif isinstance(event, PolicyRefused):
+            # Where to is nobody's business but the program's: DEBUG only.
+            self._policy_refusals += 1
+            _LOG.debug("the exit's policy refuses %s", event.destination)
+        elif isinstance(event, InfoReceived):
+            _LOG.debug("the exit says: %s", event.message)
+
+    # --- numbers ---
+
+    def stats(self) -> TunnelStats:
+        """Return the counters (reactor thread)."""
+        mix = self.mix
+        core = mix.core if mix is not None else None
+        if mix is None or core is None:
+            return TunnelStats(state=self.state.name)
+        counted = core.stats
+        bridge = self._bridge
+        now = self.loop.now()
+        dropped = {
+            name: getattr(counted, name) for name in dir(type(counted)) if name.startswith("dropped_")
+        }
+        if bridge is not None:
+            dropped["foreign_messages"] = bridge.stats.foreign_messages
+            dropped["ipr_malformed"] = bridge.ipr.stats.dropped_malformed
+            dropped["ipr_foreign"] = bridge.ipr.stats.dropped_foreign
+        dropped["policy_refused"] = self._policy_refusals
+        return TunnelStats(
+            state=self.state.name,
+            uptime=now - self._ready_at if self._ready_at is not None else 0.0,
+            packets_sent=counted.packets_sent,
+            cover_sent=counted.cover_sent,
+            retransmissions=counted.retransmissions,
+            acks_received=counted.acks_received,
+            messages_received=counted.messages_received,
+            surbs_sent=counted.surbs_sent,
+            surbs_used=counted.surbs_used,
+            surbs_at_exit=core.surbs_outstanding(bridge.exit_address, now) if bridge is not None else 0,
+            ip_packets_sent=bridge.stats.packets_sent if bridge is not None else 0,
+            ip_packets_received=bridge.stats.packets_received if bridge is not None else 0,
+            reconnects=mix.reconnects,
+            send_backlog=mix.link.backlog if mix.link is not None else 0,
+            slots_blocked=mix.shaper.stats.blocked,
+            bandwidth=mix.bandwidth,
+            rtt=bridge.rtt if bridge is not None else 0.0,
+            dropped={name: count for name, count in dropped.items() if count},
+        )

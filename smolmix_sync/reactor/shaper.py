@@ -43,10 +43,6 @@ class PacketSource(Protocol):
         """Return one loop cover packet."""
         ...
 
-    def prepare(self, now: float) -> bool:
-        """Work ahead while nothing else is to do; False when there is nothing to prepare."""
-        ...
-
 
 class PacketSink(Protocol):
     """Where packets go: the gateway link."""
@@ -126,7 +122,6 @@ class Shaper:
         self._timer: Timer | None = None
         self._timer_due = 0.0
         self._turn_queued = False
-        self._preparing = False
         self.trace: Callable[[SendRecord], object] | None = None
         self.stats = ShaperStats()
 
@@ -172,8 +167,6 @@ class Shaper:
         self._cover_turn()
         if more:
             self.wake()
-        else:
-            self._prepare_later()
         self._arm()
 
     def _paced_turn(self) -> bool:
@@ -263,21 +256,3 @@ class Shaper:
         self._timer = None
         self._turn_queued = True  # we are the turn
         self._turn()
-
-    def _prepare_later(self) -> None:
-        if not self._preparing:
-            self._preparing = True
-            self._loop.call_soon(self._prepare)
-
-    def _prepare(self) -> None:
-        """Work ahead between two slots, one unit per iteration of the hub."""
-        self._preparing = False
-        if self._sink is None or self._turn_queued:
-            return
-        now = self._loop.now()
-        due = self._main.next_deadline()
-        # Leave the slot its own time; a unit takes about half a millisecond.
-        if due is not None and due - now < 0.002:
-            return
-        if self._source.prepare(now):
-            self._prepare_later()

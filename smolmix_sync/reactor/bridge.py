@@ -1,0 +1,409 @@
+"""The bridge between IP and the mixnet: one exit session, asked for one packet per send slot.
+
+At a slot: control and retransmissions of the message layer, then what the stack has, pulled so that it
+fills exactly one Sphinx packet, then reply SURBs the exit is short of, then cover. Nothing is made ahead
+of its slot, so an acknowledgement is as new as the packet that carries it.
+
+Source: design.md sections 2 and 7; spec/message-layer.md section 13; spec/ipr.md sections 6 and 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smolmix_sync.address import Recipient
+from smolmix_sync.ipr import IprClient, IprClientConfig, IprState
+from smolmix_sync.ipr.events import (
+    Connected,
+    IprClientEvent,
+    KeepaliveDue,
+    PacketsReceived,
+    PongReceived,
+)
+from smolmix_sync.mixnet.client import CONTROL_LANE, MessageReceived, MixnetCore
+from smolmix_sync.mixnet.sphinx import MixPacket
+from smolmix_sync.netstack import Ping, Stack
+from smolmix_sync.reactor.device import Device
+from smolmix_sync.reactor.loop import ReactorLoop, Timer
+
+__all__ = ["Bridge", "BridgeSettings", "BridgeStats"]
+
+#: From the specification: SURBs that nym-node's exit keeps for asking for more (10 + 50).
+EXIT_RESERVE = 60
+#: Ours: what a stock is worth beyond the reserve before the first measurement: one window of 10 segments, twice.
+_MIN_WINDOW = 20
+#: Ours: round trip assumed before one was measured, seconds.
+_FIRST_RTT = 0.5
+#: From the specification: 17 SURBs fill five packets exactly.
+_TOP_UP = 17
+#: From the specification (of this design, 8a): three probes in 30 s, and the silence before the first.
+_PROBES = 3
+_PROBE_INTERVAL = 10.0
+_SILENCE = 10.0
+_TICK = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """What of the configuration the bridge needs.
+
+    Attributes:
+        open_surbs: SURBs with the connect request.
+        data_surbs: most SURBs beside one data message.
+        surb_stock: SURBs kept at the exit when idle slots can carry them.
+        keepalive_interval: seconds without a packet of ours before one is made.
+        resequence_hold: seconds an early message waits.
+        connect_timeout: seconds for the exit's answer, all versions together.
+        echo_address: where the keepalive's ICMP echo goes.
+    """
+
+    open_surbs: int = 17
+    data_surbs: int = 3
+    surb_stock: int = 200
+    keepalive_interval: float = 25.0
+    resequence_hold: float = 0.06
+    connect_timeout: float = 60.0
+    echo_address: str = "9.9.9.9"
+
+
+@dataclass(slots=True)
+class BridgeStats:
+    """What went through.
+
+    Attributes:
+        packets_sent: IP packets to the exit.
+        packets_received: IP packets from the exit.
+        messages_sent: IPR Data messages.
+        surbs_attached: SURBs that travelled beside data.
+        surbs_topped_up: SURBs sent by themselves.
+        foreign_messages: mixnet messages that were not this exit's replies.
+        probes_sent: liveness probes.
+    """
+
+    packets_sent: int = 0
+    packets_received: int = 0
+    messages_sent: int = 0
+    surbs_attached: int = 0
+    surbs_topped_up: int = 0
+    foreign_messages: int = 0
+    probes_sent: int = 0
+
+
+class Bridge:
+    """One session with one exit. Reactor thread only.
+
+    Args:
+        loop: the reactor.
+        core: the mixnet client.
+        exit_address: the exit's IP packet router.
+        version: IPR version to connect with.
+        settings: see :class:`BridgeSettings`.
+        wake: tells the shaper that there is something to send.
+        on_event: gets the session's events except packets.
+        on_silent: called once when the exit answers no probe.
+    """
+
+    def __init__(
+        self,
+        loop: ReactorLoop,
+        core: MixnetCore,
+        exit_address: Recipient,
+        version: int,
+        settings: BridgeSettings,
+        *,
+        wake: Callable[[], object],
+        on_event: Callable[[IprClientEvent], object],
+        on_silent: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self.core = core
+        self.exit_address = exit_address
+        self._settings = settings
+        self._wake = wake
+        self._on_event = on_event
+        self._on_silent = on_silent
+        self.ipr = IprClient(
+            version,
+            urandom=os.urandom,
+            config=IprClientConfig(
+                connect_timeout=settings.connect_timeout,
+                v10_connect_timeout=min(15.0, settings.connect_timeout * 0.75),
+                keepalive_interval=settings.keepalive_interval,
+                resequence_hold=settings.resequence_hold,
+            ),
+        )
+        self.stats = BridgeStats()
+        self._stack: Stack | None = None
+        self._device: Device | None = None
+        self._ping: Ping | None = None
+        self._echo_sequence = 0
+        self._timer: Timer | None = None
+        self._tick_timer: Timer | None = None
+        self._closed = False
+        self._heard_at = 0.0
+        self._sent_at = 0.0
+        self._probe_at: float | None = None
+        self._unanswered = 0
+        self._rate = 0.0
+        self._rate_count = 0
+        self._rate_at = loop.now()
+        self.rtt = _FIRST_RTT
+
+    # --- life ---
+
+    def connect(self) -> None:
+        """Ask the exit for addresses; a ``Connected``, ``ConnectRefused`` or ``ConnectTimedOut`` event follows."""
+        now = self._loop.now()
+        self._connect_at = now
+        self.ipr.connect(now, time.time())
+        self._after_ipr(now)
+        self._tick()
+
+    def adopt(
+        self, *, on_event: Callable[[IprClientEvent], object], on_silent: Callable[[], object]
+    ) -> None:
+        """Report to somebody else from now on."""
+        self._on_event = on_event
+        self._on_silent = on_silent
+
+    def disconnect(self) -> None:
+        """Tell the exit that the addresses are free; nothing waits for the answer."""
+        if self.ipr.state is IprState.CONNECTED:
+            now = self._loop.now()
+            self.ipr.disconnect(now)
+            self._after_ipr(now)
+
+    def close(self) -> None:
+        """Stop timers and forget the exit."""
+        self._closed = True
+        for timer in (self._timer, self._tick_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._tick_timer = None
+        self.core.forget(self.exit_address)
+
+    def use_stack(self, stack: Stack) -> None:
+        """Exchange packets with *stack*, which nobody else drives yet (for the probe)."""
+        self._stack = stack
+        self._wake()
+
+    def use_device(self, device: Device, stack: Stack) -> None:
+        """Exchange packets with *device*, which serves *stack* from now on."""
+        self._stack = None
+        self._device = device
+        # The device ignores events of objects it does not own; this one is read at the next keepalive.
+        self._ping = stack.ping()
+        device.on_output = self._wake  # type: ignore[assignment]
+
+    def check_now(self) -> None:
+        """Probe the exit at once: the link was down, and it may have forgotten us."""
+        self._unanswered = 0
+        self._probe_at = None
+        self._probe(self._loop.now())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the exit gave us addresses."""
+        return self.ipr.state is IprState.CONNECTED and not self._closed
+
+    # --- the shaper's questions ---
+
+    def next_packet(self, now: float) -> MixPacket | None:
+        """Return one real packet; see the module's first lines for the order."""
+        core = self.core
+        if not core.urgent(now):
+            # The pulled message goes to the data lane, which is empty now but for other users of the client.
+            self._pull(now)
+        packet = core.next_packet(now)
+        if packet is None and self._fill(now, self._target(now)):
+            packet = core.next_packet(now)
+        return packet
+
+    def idle_packet(self, now: float) -> MixPacket | None:
+        """Return a packet of SURBs while the exit can take more, else cover: both look the same outside."""
+        if self._fill(now, self._settings.surb_stock):
+            packet = self.core.next_packet(now)
+            if packet is not None:
+                return packet
+        return self.core.cover_packet(now)
+
+    def cover_packet(self, now: float) -> MixPacket | None:
+        """Return one loop cover packet."""
+        return self.core.cover_packet(now)
+
+    # --- outwards ---
+
+    def _pull(self, now: float) -> None:
+        if self.ipr.state is not IprState.CONNECTED:
+            return
+        room = self.ipr.bundle_room(self.core.room(1, 0))
+        if self._device is not None:
+            packets = self._device.data_to_send(room)
+        elif self._stack is not None:
+            packets = self._stack.data_to_send(now, room)
+        else:
+            return
+        if not packets:
+            return
+        message = self.ipr.encode_data(packets, now)
+        surbs = self._surbs_beside(len(message), now)
+        if self.core.send(self.exit_address, message, now, surbs=surbs):
+            self.stats.messages_sent += 1
+            self.stats.packets_sent += len(packets)
+            self.stats.surbs_attached += surbs
+            self._sent_at = now
+        self._arm()
+
+    def _surbs_beside(self, size: int, now: float) -> int:
+        """Return how many SURBs to attach: the deficit, as far as they ride for free."""
+        most = min(self._settings.data_surbs, self._deficit(now, self._target(now)))
+        while most > 0 and self.core.packets_needed(size, most) > 1:
+            most -= 1
+        return max(0, most)
+
+    def _target(self, now: float) -> int:
+        """Return how many SURBs the exit should hold: the downlink's bandwidth-delay product and its reserve."""
+        in_flight = self._reply_rate(now) * self.rtt * 1.5
+        return min(self._settings.surb_stock, EXIT_RESERVE + max(_MIN_WINDOW, int(in_flight)))
+
+    def _deficit(self, now: float, target: int) -> int:
+        return target - self.core.surbs_outstanding(self.exit_address, now)
+
+    def _fill(self, now: float, target: int) -> bool:
+        """Queue a message of SURBs alone if the stock is below *target*; return whether one was queued."""
+        if self.ipr.state is not IprState.CONNECTED:
+            return False
+        count = min(_TOP_UP, self._deficit(now, target))
+        if count <= 0 or not self.core.send_surbs(self.exit_address, count, now):
+            return False
+        self.stats.surbs_topped_up += count
+        return True
+
+    def _reply_rate(self, now: float) -> float:
+        """Return replies per second, over the last half second or so."""
+        elapsed = now - self._rate_at
+        if elapsed >= 0.25:
+            used = self.core.stats.surbs_used
+            self._rate += 0.5 * ((used - self._rate_count) / elapsed - self._rate)
+            self._rate_count = used
+            self._rate_at = now
+        return self._rate
+
+    def _send_control(self, now: float) -> None:
+        for message in self.ipr.data_to_send(now):
+            if self.ipr.state is IprState.CONNECTED:
+                surbs = self._surbs_beside(len(message), now)
+            else:
+                held = self.core.surbs_outstanding(self.exit_address, now)
+                surbs = max(0, self._settings.open_surbs - held)
+            self.core.send(self.exit_address, message, now, surbs=surbs, lane=CONTROL_LANE)
+            self._wake()
+
+    # --- inwards ---
+
+    def receive(self, event: MessageReceived, now: float) -> None:
+        """Take one mixnet message; only replies of this exit count."""
+        if not event.is_reply or (event.replier is not None and event.replier != self.exit_address):
+            self.stats.foreign_messages += 1
+            return
+        self._heard_at = now
+        self._probe_at = None
+        self._unanswered = 0
+        self.ipr.receive_data(event.message, now)
+        self._after_ipr(now)
+
+    def _after_ipr(self, now: float) -> None:
+        """Take the session's events and output, and set its timer."""
+        while not self._closed and (event := self.ipr.next_event()) is not None:
+            if isinstance(event, PacketsReceived):
+                self._deliver(event.packets, now)
+            elif isinstance(event, KeepaliveDue):
+                self._echo()
+            else:
+                if isinstance(event, PongReceived):
+                    self.rtt += 0.25 * (event.rtt - self.rtt)
+                elif isinstance(event, Connected):
+                    self.rtt = max(0.05, now - self._connect_at)
+                self._on_event(event)
+        if self._closed:
+            return
+        if self.ipr.wants_to_send:
+            self._send_control(now)
+        self._arm()
+
+    def _deliver(self, packets: list[bytes], now: float) -> None:
+        self.stats.packets_received += len(packets)
+        if self._device is not None:
+            for packet in packets:
+                self._device.receive_packet(packet)
+        elif self._stack is not None:
+            for packet in packets:
+                self._stack.receive_data(packet, now)
+            self._wake()
+
+    # --- time ---
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self.ipr.next_deadline()
+        if deadline is not None and not self._closed:
+            self._timer = self._loop.call_later(deadline - self._loop.now(), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.now()
+        self.ipr.handle_deadline(now)
+        self._after_ipr(now)
+
+    def _tick(self) -> None:
+        """Watch whether the exit is still there, once a second."""
+        if self._closed:
+            return
+        self._tick_timer = self._loop.call_later(_TICK, self._tick)
+        now = self._loop.now()
+        if self.ipr.state is not IprState.CONNECTED or (self._device is None and self._stack is None):
+            return
+        if self._probe_at is not None:
+            if now - self._probe_at < _PROBE_INTERVAL:
+                return
+            self._unanswered += 1
+            if self._unanswered >= _PROBES:
+                self._probe_at = None
+                self._unanswered = 0
+                self._on_silent()
+                return
+            self._probe(now)
+        elif now - self._heard_at >= self._settings.keepalive_interval or (
+            self._sent_at > self._heard_at and now - self._heard_at >= _SILENCE
+        ):
+            self._probe(now)
+
+    def pause_probes(self) -> None:
+        """Forget unanswered probes: the gateway's link is down, silence says nothing about the exit."""
+        self._probe_at = None
+        self._unanswered = 0
+        self._heard_at = self._loop.now()
+
+    def _probe(self, now: float) -> None:
+        if self.ipr.state is IprState.CONNECTED:
+            self._probe_at = now
+            self.stats.probes_sent += 1
+            self.ipr.ping(now)
+            self._after_ipr(now)
+
+    def _echo(self) -> None:
+        """Have the stack make an IP packet from our address: the exit counts nothing else as a sign of life."""
+        if self._ping is None or self._device is None:
+            return
+        while self._ping.recv() is not None:
+            pass
+        self._echo_sequence = (self._echo_sequence + 1) & 0xFFFF
+        with contextlib.suppress(OSError):  # no buffer: then other packets are on their way
+            self._ping.send(self._settings.echo_address, self._echo_sequence)
+            self._device.kick()

@@ -1,0 +1,421 @@
+"""A client of the mixnet that stays connected: directory, entry gateway, shaper and message core.
+
+Everything above messages (exits, IP, sockets) is somebody else's: a tunnel session adds a bridge,
+``MixnetClient`` uses it as it is.
+
+Source: design.md sections 7 and 8a; spec/topology.md sections 3, 6 and 8.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gevent
+import gevent.event
+
+from smolmix_sync.address import base58_decode, base58_encode
+from smolmix_sync.config import TunnelConfig
+from smolmix_sync.errors import GatewayAuthError, GatewayError, SetupTimeout, SmolmixError, TopologyError, WireError
+from smolmix_sync.mixnet.client import ClientKeys, MessageReceived, MixnetCore
+from smolmix_sync.mixnet.gateway.client import GatewayClient
+from smolmix_sync.mixnet.gateway.events import Refusal
+from smolmix_sync.mixnet.settings import TrafficSettings
+from smolmix_sync.mixnet.sphinx import MixPacket
+from smolmix_sync.mixnet.topology import Node, Topology
+from smolmix_sync.reactor.directory import Directory
+from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
+from smolmix_sync.reactor.loop import ReactorLoop, Timer
+from smolmix_sync.reactor.shaper import PacketSource, Shaper
+
+__all__ = ["ClientIdentity", "MixnetSession"]
+
+_LOG = logging.getLogger("smolmix_sync.reactor")
+
+#: Gateways tried in one round when none is pinned.
+_GATEWAY_TRIES = 3
+#: Seconds before each attempt to get a lost gateway back; the last one repeats. Source: design.md section 8a.
+_BACK_OFF = (0.0, 1.0, 2.0, 4.0, 5.0)
+#: Ours: failed rounds with one gateway after which another is chosen, if none is pinned.
+_ROUNDS_BEFORE_CHANGE = 10
+
+
+@dataclass(slots=True)
+class ClientIdentity:
+    """Who we are: keys, and what gateways agreed with us.
+
+    Attributes:
+        keys: the client's secrets.
+        gateway: the gateway we are registered at, None before.
+        shared_keys: gateway identity -> the key of our registration there.
+    """
+
+    keys: ClientKeys = field(repr=False)
+    gateway: bytes | None = None
+    shared_keys: dict[bytes, bytes] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def generate(cls) -> ClientIdentity:
+        """Return a new identity."""
+        return cls(ClientKeys.generate(os.urandom))
+
+
+class MixnetSession:
+    """Keeps one client connected. Reactor thread only, but for what says otherwise.
+
+    Args:
+        loop: the reactor.
+        config: settings.
+        on_message: gets every message with the time.
+        on_link: called with (up, reason) when the gateway link comes or goes, after the first connect.
+        on_progress: gets (stage, detail) during the set-up.
+        identity: None makes a new one.
+    """
+
+    def __init__(
+        self,
+        loop: ReactorLoop,
+        config: TunnelConfig,
+        *,
+        on_message: Callable[[MessageReceived, float], object],
+        on_link: Callable[[bool, str], object],
+        on_progress: Callable[[str, str], object],
+        identity: ClientIdentity | None = None,
+    ) -> None:
+        self.loop = loop
+        self.config = config
+        self.on_message = on_message
+        self.on_link = on_link
+        self.on_progress = on_progress
+        self.identity = identity or ClientIdentity.generate()
+        self.directory = Directory(config)
+        self.core: MixnetCore | None = None
+        self.link: GatewayLink | None = None
+        self.source: PacketSource | None = None
+        self.reconnects = 0
+        self.shaper = Shaper(loop, config.traffic, _SessionSource(self))
+        self._client: GatewayClient | None = None
+        self._node: Node | None = None
+        self._timer: Timer | None = None
+        self._greenlets: list[gevent.Greenlet] = []
+        self._up = gevent.event.Event()
+        self._closed = False
+        self._lost_reason = ""
+        self._refused_gateways: set[bytes] = set()
+
+    # --- life ---
+
+    def connect(self) -> None:
+        """Connect for the first time; blocks the calling greenlet.
+
+        Raises:
+            TopologyError: no directory, or no routes.
+            GatewayError: no gateway would have us.
+            SetupTimeout: a stage took too long.
+        """
+        try:
+            topology = self._first_topology()
+            self._choose_and_open(topology)
+        except BaseException:
+            self.close()
+            raise
+        self._greenlets.append(gevent.spawn(self._refresh))
+
+    def _first_topology(self) -> Topology:
+        self.on_progress("topology", "asking the directory for nodes")
+        topology = self.directory.refresh(self.loop.now())
+        topology.check_routable()
+        return topology
+
+    def _choose_and_open(self, topology: Topology) -> None:
+        """Open a link to the chosen gateway, or to the next candidates if it will not have us."""
+        failure: SmolmixError | None = None
+        for node in self._candidates(topology)[:_GATEWAY_TRIES]:
+            try:
+                self._open(node, topology)
+                return
+            except GatewayRefusal as error:
+                failure = error.public()
+                self._refused_gateways.add(node.identity)
+                _LOG.info("gateway %s refused: %s", base58_encode(node.identity), error)
+            except TimeoutError as error:
+                failure = SetupTimeout(f"gateway: {error}")
+            except OSError as error:
+                failure = GatewayError(f"gateway {base58_encode(node.identity)}: {error}")
+        if failure is None:
+            raise GatewayError("no entry gateway in the directory fits the settings")
+        raise failure
+
+    def _candidates(self, topology: Topology) -> list[Node]:
+        """Return the gateways to try, in order: the pinned one alone; else ours first, then by chance."""
+        config = self.config
+        if config.preferred_gateway is not None:
+            try:
+                pinned = base58_decode(config.preferred_gateway)
+            except WireError as error:
+                raise GatewayError(f"preferred_gateway is not an identity key: {error}") from None
+            node = topology.gateway(pinned)
+            if node is None or node.entry is None:
+                raise GatewayError(f"gateway {config.preferred_gateway} is not in the directory")
+            found = [node]
+        else:
+            found = self.directory.gateways(self._refused_gateways)
+            found.sort(key=lambda node: node.identity != self.identity.gateway)
+        return [node for node in found if node.entry and endpoints_of(node.entry, force_tls=config.force_tls)]
+
+    def _open(self, node: Node, topology: Topology) -> None:
+        name = base58_encode(node.identity)
+        self.on_progress("gateway", f"connecting to gateway {name}")
+        identity = self.identity
+        client = GatewayClient(
+            identity.keys.identity_seed,
+            node.identity,
+            urandom=os.urandom,
+            shared_key=identity.shared_keys.get(node.identity),
+        )
+        self._dial(client, node)
+        if self.core is None or identity.gateway != node.identity:
+            traffic = self.config.traffic
+            self.core = MixnetCore(
+                identity.keys,
+                node.identity,
+                config=TrafficSettings(
+                    average_packet_delay=traffic.packet_delay, average_ack_delay=traffic.ack_delay
+                ),
+                urandom=os.urandom,
+            )
+        identity.gateway = node.identity
+        self._node = node
+        self.core.set_topology(topology, self.loop.now())
+        self._start_sending()
+
+    def _dial(self, client: GatewayClient, node: Node) -> None:
+        """Open a link with *client*, over the endpoints of *node*, registering anew if we are forgotten."""
+        assert node.entry is not None
+        config = self.config
+        endpoints = endpoints_of(node.entry, force_tls=config.force_tls)
+        until = self.loop.now() + config.gateway_timeout
+        failure: OSError | None = None
+        tries = 0
+        while endpoints and tries < 4:
+            tries += 1
+            link = GatewayLink(
+                client,
+                on_payload=self._on_payload,
+                on_lost=self._on_lost,
+                on_writable=self.shaper.wake,
+                ping_interval=config.gateway_ping_interval,
+                pong_timeout=config.gateway_pong_timeout,
+            )
+            try:
+                link.open(
+                    endpoints[0],
+                    timeout=max(0.1, until - self.loop.now()),
+                    ca_file=str(config.bootstrap_ca_file) if config.bootstrap_ca_file else None,
+                    addresses=config.bootstrap_addresses,
+                )
+            except GatewayRefusal as error:
+                client = client.successor()
+                if error.kind is Refusal.NOT_REGISTERED:
+                    self.identity.shared_keys.pop(node.identity, None)
+                    continue
+                if error.kind is Refusal.ALREADY_CONNECTED:
+                    # Our old connection is not dead for the gateway yet; it finds out within two seconds.
+                    gevent.sleep(1.1)
+                    failure = error
+                    continue
+                raise
+            except TimeoutError:
+                raise
+            except OSError as error:
+                client = client.successor()
+                failure = error
+                endpoints.pop(0)
+                continue
+            if link.shared_key is not None:
+                self.identity.shared_keys[node.identity] = link.shared_key
+            self._client = client
+            self.link = link
+            return
+        raise failure or GatewayAuthError("the gateway does not accept our registration")
+
+    def _start_sending(self) -> None:
+        assert self.link is not None
+        self._up.set()
+        self.shaper.start(self.link)
+        self.arm()
+
+    def close(self) -> None:
+        """End everything without a goodbye."""
+        if self._closed:
+            return
+        self._closed = True
+        self._up.clear()
+        self.shaper.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.link is not None:
+            self.link.close()
+        current = gevent.getcurrent()
+        gevent.killall([one for one in self._greenlets if one is not current], block=False)
+
+    def drain(self, timeout: float) -> None:
+        """Wait until what is queued was handed to the kernel, at most *timeout* seconds."""
+        with gevent.Timeout(timeout, False):
+            while self.is_up and self.core is not None and self.core.queued(self.loop.now()):
+                gevent.sleep(0.005)
+            if self.link is not None:
+                self.link.drain(timeout)
+
+    # --- state ---
+
+    @property
+    def is_up(self) -> bool:
+        """Whether packets can leave."""
+        return self._up.is_set()
+
+    @property
+    def node(self) -> Node:
+        """The entry gateway in use."""
+        assert self._node is not None
+        return self._node
+
+    def wait_up(self, timeout: float | None = None) -> bool:
+        """Wait for the link; return whether it is there."""
+        return bool(self._up.wait(timeout))
+
+    @property
+    def bandwidth(self) -> int | None:
+        """Octets left at the gateway."""
+        return self._client.bandwidth if self._client is not None else None
+
+    # --- reconnecting ---
+
+    def drop_link(self, reason: str) -> None:
+        """Behave as if the gateway's connection had broken."""
+        link = self.link
+        if link is not None and link.is_open:
+            link.close()
+            self._on_lost(reason)
+
+    def _on_lost(self, reason: str) -> None:
+        if self._closed or not self._up.is_set():
+            return
+        self._up.clear()
+        self.shaper.stop()
+        self._lost_reason = reason
+        _LOG.info("gateway lost: %s", reason)
+        self.on_link(False, reason)
+        self._greenlets = [one for one in self._greenlets if not one.dead]
+        self._greenlets.append(gevent.spawn(self._reconnect))
+
+    def _reconnect(self) -> None:
+        rounds = 0
+        while not self._closed:
+            gevent.sleep(_BACK_OFF[min(rounds, len(_BACK_OFF) - 1)])
+            rounds += 1
+            assert self._client is not None
+            try:
+                if rounds > _ROUNDS_BEFORE_CHANGE and self.config.preferred_gateway is None:
+                    self._refused_gateways = {self.node.identity}
+                    self._choose_and_open(self.directory.refresh(self.loop.now()))
+                else:
+                    self._client = self._client.successor()
+                    self._dial(self._client, self.node)
+                    self._start_sending()
+            except OSError as error:
+                _LOG.info("gateway attempt %d: %s", rounds, error)
+                self.on_progress("gateway", f"attempt {rounds}: {error}")
+                continue
+            self.reconnects += 1
+            self.on_link(True, "")
+            return
+
+    def _refresh(self) -> None:
+        """Keep the topology fresh."""
+        while not self._closed:
+            gevent.sleep(self.directory.next_refresh_in(self.loop.now()))
+            try:
+                topology: Topology | None = self.directory.refresh(self.loop.now())
+            except SmolmixError as error:
+                _LOG.warning("topology not refreshed: %s", error)
+                topology = self.directory.topology
+            if self.core is not None and topology is not self.core.topology:
+                self.core.set_topology(topology, self.loop.now())
+
+    # --- packets ---
+
+    def wake(self) -> None:
+        """Have the shaper look for packets."""
+        self.shaper.wake()
+        self.arm()
+
+    def _on_payload(self, payload: bytes, now: float) -> None:
+        core = self.core
+        if core is None:
+            return
+        core.receive_data(payload, now)
+        self._take_events(now)
+        self.wake()
+
+    def _take_events(self, now: float) -> None:
+        core = self.core
+        while core is not None and (event := core.next_event()) is not None:
+            if isinstance(event, MessageReceived):
+                self.on_message(event, now)
+
+    def arm(self) -> None:
+        """Set the timer of the core's deadlines."""
+        core = self.core
+        if core is None or self._closed:
+            return
+        deadline = core.next_deadline()
+        if deadline is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return  # it fires earlier, and arms again
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self.loop.call_later(deadline - self.loop.now(), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        core = self.core
+        if core is None or self._closed:
+            return
+        now = self.loop.now()
+        core.handle_deadline(now)
+        self._take_events(now)
+        self.wake()
+
+
+class _SessionSource:
+    """What the shaper asks: the bridge if there is one, else the bare core."""
+
+    def __init__(self, session: MixnetSession) -> None:
+        self._session = session
+
+    def next_packet(self, now: float) -> MixPacket | None:
+        session = self._session
+        if session.source is not None:
+            packet = session.source.next_packet(now)
+        else:
+            packet = session.core.next_packet(now) if session.core is not None else None
+        if packet is not None:
+            session.arm()  # its acknowledgement is awaited
+        return packet
+
+    def idle_packet(self, now: float) -> MixPacket | None:
+        session = self._session
+        if session.source is not None:
+            return session.source.idle_packet(now)
+        return self.cover_packet(now)
+
+    def cover_packet(self, now: float) -> MixPacket | None:
+        core = self._session.core
+        return core.cover_packet(now) if core is not None else None
