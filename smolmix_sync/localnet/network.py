@@ -17,11 +17,12 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from smolmix_sync.localnet.ca import CertificateAuthority, Leaf, self_signed
-from smolmix_sync.localnet.config import LocalNetConfig, build_hosts
+from smolmix_sync.localnet.config import Host, LocalNetConfig, build_hosts
 from smolmix_sync.localnet.plan import (
     PortBook,
     SphinxNode,
@@ -196,7 +197,7 @@ class Supervisor:
             own = common | self._sphinx_config(node, node_leaf, public)
             processes[node.name] = NodeProcess(node.name, node.kind, own, public_info(node))
         leaves = {
-            "https": authority.issue(["*.localnet", "localnet", *config_names(config)]),
+            "https": authority.issue(certificate_names(self._hosts)),
             "https-wrong": authority.issue(["somebody-else.example"]),
             "https-expired": authority.issue(["expired.localnet"], expired=True),
             "https-selfsigned": self_signed("selfsigned.localnet"),
@@ -370,10 +371,19 @@ class Supervisor:
         }
 
 
-def config_names(config: LocalNetConfig) -> list[str]:
-    """Return names of the allow-list outside ``*.localnet``, for the sites' certificate."""
-    names = {destination.rpartition(":")[0].strip("[]").lower() for destination in config.allow}
-    return sorted(name for name in names if not name.endswith(".localnet"))
+def certificate_names(hosts: Sequence[Host]) -> list[str]:
+    """Return the names in the sites' certificate: all but those whose certificate is to be wrong.
+
+    One by one: OpenSSL takes no wildcard right below a top-level name.
+    """
+    wrong = {"wrong.localnet", "expired.localnet", "selfsigned.localnet"}
+    names = [host.name for host in hosts if host.in_dns and host.name not in wrong]
+    return [*names, "alias.localnet", "v4.localnet", "v6.localnet", "shortlived.localnet", *_literals(hosts)]
+
+
+def _literals(hosts: Sequence[Host]) -> list[str]:
+    """Return the addresses of hosts with a web site, which may be asked for by address."""
+    return [address for host in hosts if 443 in host.tcp for address in host.addresses]
 
 
 def _json(leaf: Leaf) -> dict[str, Any]:

@@ -181,6 +181,12 @@ def bench() -> Iterator[MixBench]:
         yield MixBench(stack)
 
 
+@pytest.fixture(scope="module")
+def module_bench() -> Iterator[MixBench]:
+    with ExitStack() as stack:
+        yield MixBench(stack)
+
+
 @pytest.fixture(scope="session")
 def net() -> Iterator[LocalNet]:
     with LocalNet(set_default=False) as net:
