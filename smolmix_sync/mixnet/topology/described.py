@@ -242,29 +242,38 @@ def _noise_key(fields: JsonObject) -> tuple[int, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class DescribedPage:
-    """One answer of ``v2/nym-nodes/described``."""
+    """One answer of ``v2/nym-nodes/described``; *records* counts those left out as well."""
 
     pagination: Pagination
     nodes: tuple[DescribedNode, ...] = field(default=(), repr=False)
+    records: int = 0
 
     @classmethod
     def whole(cls, nodes: Iterable[DescribedNode]) -> DescribedPage:
         """Return everything as page 0, as nym-api does."""
         items = tuple(nodes)
-        return cls(Pagination(len(items), 0, len(items)), items)
+        return cls(Pagination(len(items), 0, len(items)), items, len(items))
 
     @classmethod
-    def decode_untrusted(cls, body: str | bytes) -> DescribedPage:
-        """Read a JSON body.
+    def decode_untrusted(cls, body: str | bytes, *, skip_malformed: bool = False) -> DescribedPage:
+        """Read a JSON body; with *skip_malformed* records that cannot be read are left out.
+
+        Nodes write these records themselves, newer ones with fields and kinds we do not know yet.
 
         Raises:
             WireError: not JSON, or some field is missing or of the wrong type.
         """
         fields = load_object_untrusted(body, MAX_BODY_SIZE)
-        return cls(
-            Pagination.decode_untrusted(fields.object("pagination")),
-            tuple(DescribedNode.decode_untrusted(node) for node in fields.array("data", MAX_NODES)),
-        )
+        nodes: list[DescribedNode] = []
+        records = fields.array("data", MAX_NODES)
+        for record in records:
+            try:
+                nodes.append(DescribedNode.decode_untrusted(record))
+            except WireError:
+                if not skip_malformed:
+                    raise
+        pagination = Pagination.decode_untrusted(fields.object("pagination"))
+        return cls(pagination, tuple(nodes), len(records))
 
     def encode(self) -> str:
         """Return the JSON body as nym-api writes it."""

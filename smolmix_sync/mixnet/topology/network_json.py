@@ -39,6 +39,8 @@ __all__ = [
     "decode_wasm_network_untrusted",
     "encode_network",
     "encode_wasm_network",
+    "network_from_json_untrusted",
+    "network_to_json",
     "node_from_json_untrusted",
     "node_to_json",
 ]
@@ -152,7 +154,14 @@ def _nodes_untrusted(fields: JsonObject, read: Callable[[object], Node]) -> dict
     return nodes
 
 
-def _decode_untrusted(fields: JsonObject, now: Timestamp, *, wasm: bool) -> Topology:
+def network_from_json_untrusted(
+    fields: JsonObject, now: Timestamp = EPOCH, *, wasm: bool = False
+) -> Topology:
+    """Read a topology from parsed JSON; *now* dates one without metadata.
+
+    Raises:
+        WireError: some field is missing or of the wrong type.
+    """
     rotation_id, epoch_id, refreshed_at = UNKNOWN_ROTATION_ID, 0, now
     if "metadata" in fields.fields:
         metadata = fields.object("metadata")
@@ -175,7 +184,7 @@ def decode_network_untrusted(text: str | bytes, now: Timestamp = EPOCH) -> Topol
     Raises:
         WireError: not JSON, or some field is missing or of the wrong type.
     """
-    return _decode_untrusted(load_object_untrusted(text, MAX_BODY_SIZE), now, wasm=False)
+    return network_from_json_untrusted(load_object_untrusted(text, MAX_BODY_SIZE), now, wasm=False)
 
 
 def decode_wasm_network_untrusted(text: str | bytes, now: Timestamp = EPOCH) -> Topology:
@@ -184,10 +193,11 @@ def decode_wasm_network_untrusted(text: str | bytes, now: Timestamp = EPOCH) -> 
     Raises:
         WireError: not JSON, or some field is missing, unknown or of the wrong type.
     """
-    return _decode_untrusted(load_object_untrusted(text, MAX_BODY_SIZE), now, wasm=True)
+    return network_from_json_untrusted(load_object_untrusted(text, MAX_BODY_SIZE), now, wasm=True)
 
 
-def _to_json(topology: Topology, *, wasm: bool) -> dict[str, Any]:
+def network_to_json(topology: Topology, *, wasm: bool = False) -> dict[str, Any]:
+    """Return the JSON object of *topology*."""
     set_name, details_name = ("rewardedSet", "nodeDetails") if wasm else ("rewarded_set", "node_details")
     return {
         "metadata": {
@@ -204,9 +214,9 @@ def _to_json(topology: Topology, *, wasm: bool) -> dict[str, Any]:
 
 def encode_network(topology: Topology) -> str:
     """Return the ``network.json`` of *topology*, as real clients read it."""
-    return compact(_to_json(topology, wasm=False))
+    return compact(network_to_json(topology))
 
 
 def encode_wasm_network(topology: Topology) -> str:
     """Return *topology* in the browser's shape."""
-    return compact(_to_json(topology, wasm=True))
+    return compact(network_to_json(topology, wasm=True))

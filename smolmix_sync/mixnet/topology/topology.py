@@ -70,13 +70,9 @@ class Topology:
     _layers: tuple[list[Node], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        nodes = self.nodes
-        object.__setattr__(self, "_by_identity", {node.identity: node for node in nodes.values()})
-        layers = tuple(
-            [nodes[node_id] for node_id in sorted(set(ids)) if node_id in nodes]
-            for ids in self.rewarded_set.layers
-        )
-        object.__setattr__(self, "_layers", layers)
+        by_identity = {node.identity: node for node in self.nodes.values()}
+        object.__setattr__(self, "_by_identity", by_identity)
+        object.__setattr__(self, "_layers", tuple(self._known(ids) for ids in self.rewarded_set.layers))
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes.values())
@@ -94,6 +90,21 @@ class Topology:
     def layer(self, number: int) -> list[Node]:
         """Return the known nodes of mixing layer 1, 2 or 3."""
         return self._layers[number - 1]
+
+    def entry_gateways(self) -> list[Node]:
+        """Return the known nodes that are entry gateways in this epoch."""
+        return self._known(self.rewarded_set.entry_gateways)
+
+    def exit_gateways(self) -> list[Node]:
+        """Return the known nodes that are exit gateways in this epoch."""
+        return self._known(self.rewarded_set.exit_gateways)
+
+    def entry_capable(self) -> list[Node]:
+        """Return the nodes that accept clients, whatever their role in this epoch."""
+        return [node for node in self if node.supported_roles.mixnet_entry]
+
+    def _known(self, ids: tuple[int, ...]) -> list[Node]:
+        return [self.nodes[node_id] for node_id in sorted(set(ids)) if node_id in self.nodes]
 
     def gateway(self, identity: bytes) -> Node | None:
         """Return the node with this Ed25519 identity, whatever its role."""

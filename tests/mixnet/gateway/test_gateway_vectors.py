@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import vectors
+
 from smolmix_sync.address import base58_encode
 from smolmix_sync.crypto import blake3_digest, ed25519_public_from_seed, x25519, x25519_base
 from smolmix_sync.errors import WireError
@@ -31,7 +33,6 @@ from smolmix_sync.mixnet.gateway.handshake import derive_shared_key
 from smolmix_sync.mixnet.gateway.sealing import open_untrusted
 from smolmix_sync.mixnet.gateway.server import GatewayServerSession
 from smolmix_sync.mixnet.sphinx import FinalHop, MixPacket, NodeAddress, PacketSize, unwrap_untrusted
-from support import vectors
 
 
 def scripted(*chunks: bytes) -> Callable[[int], bytes]:
@@ -48,7 +49,7 @@ def scripted(*chunks: bytes) -> Callable[[int], bytes]:
 
 def _check_handshake(case: dict[str, Any]) -> None:
     client, gateway = case["client_ephemeral"], case["gateway_ephemeral"]
-    init, material, answer, final = (bytes.fromhex(message["data_hex"]) for message in case["messages"])
+    init, material, answer, _ = (bytes.fromhex(message["data_hex"]) for message in case["messages"])
     seed = bytes.fromhex(case["client_identity"]["ed25519_seed"])
     gateway_seed = bytes.fromhex(case["gateway_identity"]["ed25519_seed"])
     gateway_identity = ed25519_public_from_seed(gateway_seed)
@@ -66,7 +67,9 @@ def _check_handshake(case: dict[str, Any]) -> None:
     # Both whole sessions, with the recorded randomness: every text must come out as recorded.
     texts = [message["text"] for message in case["messages"]]
     server = GatewayServerSession(
-        gateway_seed, ClientTable(), urandom=scripted(bytes.fromhex(gateway["x25519_private"]), material[-12:])
+        gateway_seed,
+        ClientTable(),
+        urandom=scripted(bytes.fromhex(gateway["x25519_private"]), material[-12:]),
     )
     server.start(0.0, 1e9)
     server.receive_data(texts[0], 0.0)
@@ -120,7 +123,9 @@ VARIANTS = {
 
 
 def _check_parser(case: dict[str, Any]) -> None:
-    decode = {"request": wire.decode_request_untrusted, "response": wire.decode_response_untrusted}[case["kind"]]
+    decode = {"request": wire.decode_request_untrusted, "response": wire.decode_response_untrusted}[
+        case["kind"]
+    ]
     if case["accepted"]:
         assert isinstance(decode(case["text"]), VARIANTS[case["variant"]])
     else:
