@@ -45,12 +45,11 @@ from smolmix_sync.ipr.requests import (
 from smolmix_sync.ipr.resequencer import Resequencer
 from smolmix_sync.ipr.responses import (
     ConnectResponse,
+    ControlResponse,
     DataResponse,
     DisconnectResponse,
     HealthResponse,
-    InfoResponse,
     PongResponse,
-    Response,
     UnrequestedDisconnect,
     decode_response_untrusted,
 )
@@ -479,7 +478,7 @@ class IprClient:
             self.stats.packets_received += len(packets)
             self._emit(PacketsReceived(packets))
 
-    def _receive_control(self, response: Response, now: float) -> bool:
+    def _receive_control(self, response: ControlResponse, now: float) -> bool:
         """Act on a control answer; return False if it is not for this session as it stands."""
         connected = self.state in (IprState.CONNECTED, IprState.DISCONNECTING)
         if isinstance(response, ConnectResponse):
@@ -504,12 +503,11 @@ class IprClient:
             if self._healths.pop(response.request_id, None) is None:
                 return False
             self._emit(HealthReceived(response.request_id, response.build_info, response.routable))
-        elif isinstance(response, InfoResponse):
-            if isinstance(response.reply, ExitPolicyFilterCheckFailed):
-                destination = response.reply.destination
-                self._emit(PolicyRefused(destination, parse_destination(destination)))
-            else:
-                self._emit(InfoReceived(str(response.reply), response.level))
+        elif isinstance(response.reply, ExitPolicyFilterCheckFailed):
+            destination = response.reply.destination
+            self._emit(PolicyRefused(destination, parse_destination(destination)))
+        else:
+            self._emit(InfoReceived(str(response.reply), response.level))
         return True
 
     def _receive_connect(self, response: ConnectResponse, now: float) -> None:

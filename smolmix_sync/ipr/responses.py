@@ -40,6 +40,7 @@ from smolmix_sync.ipr.values import IpPair
 __all__ = [
     "ConnectResponse",
     "ConnectSuccess",
+    "ControlResponse",
     "DataResponse",
     "DisconnectResponse",
     "HealthResponse",
@@ -182,15 +183,15 @@ class InfoResponse:
         return writer.getvalue()
 
 
-Response = (
-    DataResponse
-    | ConnectResponse
+ControlResponse = (
+    ConnectResponse
     | DisconnectResponse
     | UnrequestedDisconnect
     | PongResponse
     | HealthResponse
     | InfoResponse
 )
+Response = DataResponse | ControlResponse
 
 
 def decode_response_untrusted(data: bytes, layout: int | None = None) -> Response:
@@ -218,7 +219,7 @@ def decode_response_untrusted(data: bytes, layout: int | None = None) -> Respons
     return response
 
 
-def _read_control(reader: Reader, version: int, layout: int) -> Response:
+def _read_control(reader: Reader, version: int, layout: int) -> ControlResponse:
     tag = reader.tag(6)
     if tag == _UNREQUESTED:
         return UnrequestedDisconnect(version, read_reason(reader, UnrequestedReason))

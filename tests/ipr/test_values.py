@@ -3,7 +3,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from smolmix_sync.errors import WireError
@@ -13,6 +13,8 @@ EPOCH = datetime.datetime(1970, 1, 1)
 
 
 @given(st.datetimes())
+@example(datetime.datetime(2096, 12, 31))
+@example(datetime.datetime(2001, 1, 1))
 def test_timestamps_agree_with_the_calendar_of_the_stdlib(moment: datetime.datetime) -> None:
     nanos = (moment - EPOCH) // datetime.timedelta(microseconds=1) * 1000
     stamp = Timestamp.from_unix_nanos(nanos)
