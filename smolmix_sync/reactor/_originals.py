@@ -19,7 +19,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 __all__ = [
     "CSocket",
@@ -34,10 +34,13 @@ __all__ = [
     "getnameinfo",
     "monotonic",
     "original",
+    "os_error",
+    "pause",
     "poll",
     "posix_close",
-    "raise_errno",
+    "require_linux",
     "run_at_exit",
+    "run_in_child",
     "socketpair",
     "start_new_thread",
     "wait_fd",
@@ -84,6 +87,7 @@ except AttributeError:  # not Linux
     epoll = None
 
 monotonic: Callable[[], float] = time.monotonic
+pause: Callable[[float], None] = original("time", "sleep")
 #: gevent replaces ``os.close`` by one that defers to the caller's hub: the pair would never see its end close.
 posix_close: Callable[[int], None] = posix.close
 
@@ -98,6 +102,7 @@ def wait_fd(fd: int, events: int, timeout: float | None) -> int:
         events: ``select.POLLIN`` and friends; 0 waits for HUP or ERR alone.
         timeout: seconds, None for ever.
     """
+    assert poll is not None
     poller = poll()
     poller.register(fd, events)
     # Round up: a wait that ends a millisecond early would be seen as a spurious timeout.
@@ -105,19 +110,39 @@ def wait_fd(fd: int, events: int, timeout: float | None) -> int:
     return int(found[0][1]) if found else 0
 
 
-def raise_errno(number: int, message: str | None = None) -> NoReturn:
-    """Raise the OSError subclass of errno *number* with the kernel's words.
+def os_error(number: int, message: str | None = None) -> OSError:
+    """Return the OSError subclass of errno *number* with the kernel's words, to be raised at once.
 
-    Raising from here keeps the exception out of the caller's locals: a frame that holds its own exception
-    is a cycle, and keeps the socket open until the collector comes.
+    Raise it without a name: a frame that holds its own exception is a cycle, and keeps the socket open until
+    the collector comes.
     """
-    raise OSError(number, message or os.strerror(number))
+    return OSError(number, message or os.strerror(number))
 
 
 def require_linux() -> None:
     """Refuse clearly where the kernel lacks what sockets need (epoll, SOCK_SEQPACKET, SO_COOKIE)."""
     if not sys.platform.startswith("linux"):
-        raise_errno(errno.ENOSYS, f"smolmix_sync needs Linux, this is {sys.platform}")
+        raise os_error(errno.ENOSYS, f"smolmix_sync needs Linux, this is {sys.platform}")
+
+
+_fork_hooks: list[Callable[[], None]] = []
+
+
+def run_in_child(hook: Callable[[], None], *, first: bool = False) -> None:
+    """Call *hook* in every forked child, in the order of registration; *first* before all others."""
+    if first:
+        _fork_hooks.insert(0, hook)
+    else:
+        _fork_hooks.append(hook)
+
+
+def _run_fork_hooks() -> None:
+    for hook in _fork_hooks:
+        hook()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_run_fork_hooks)
 
 
 _exit_hooks: list[Callable[[], None]] = []

@@ -23,7 +23,8 @@ import gevent
 import gevent.hub
 
 from smolmix_sync.reactor import _originals
-from smolmix_sync.reactor._originals import allocate_lock, get_ident, monotonic, posix_close, raise_errno
+from smolmix_sync.reactor._originals import allocate_lock, get_ident, monotonic, os_error, posix_close
+from smolmix_sync.reactor.flow import CloseWatch, nursery
 
 __all__ = ["ReactorLoop", "Timer", "Watcher", "shared_loop"]
 
@@ -74,7 +75,9 @@ class Timer:
 
     __slots__ = ("_timer",)
 
-    def __init__(self, loop: Any, delay: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, loop: Any, delay: float, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
         self._timer = loop.timer(max(0.0, delay))
         # update=True: libev's idea of now is that of the start of the iteration, which may be long ago.
         self._timer.start(self._fire, callback, args, update=True)
@@ -160,13 +163,13 @@ class ReactorLoop:
 
     Attributes:
         pid: the process that owns it; in a forked child every use raises ENETDOWN.
+        closes: tells when the application closed a socket nobody reads from (reactor thread only).
     """
 
     def __init__(self, name: str = "smolmix-reactor") -> None:
         self.name = name
         self.pid = os.getpid()
         self._commands: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._before_commands: list[Callable[[], object]] = []
         self._guarded: dict[int, bool] = {}
         self._state = allocate_lock()
         self._started = False
@@ -177,6 +180,7 @@ class ReactorLoop:
         self._hub: Any = None
         self._wake: Any = None
         self._main: Any = None
+        self.closes: CloseWatch
 
     # --- life ---
 
@@ -209,11 +213,16 @@ class ReactorLoop:
             hub.name = self.name
             self._wake = hub.loop.async_()
             self._wake.start(self._drain)
+            self.closes = CloseWatch()
+            closes = self.watch_read(self.closes.fileno(), self.closes.sweep)
+            closes.start()
             self._main = gevent.hub.Waiter(hub)
             ready.release()
             self._main.get()
             self._wake.stop()
             self._wake.close()
+            closes.close()
+            self.closes.close()
             hub.destroy(destroy_loop=True)
         finally:
             self._ended.release()
@@ -222,7 +231,10 @@ class ReactorLoop:
         if kind is not None and issubclass(kind, gevent.GreenletExit):
             return
         self.defer(
-            _LOG.error, "error in the reactor, %r:\n%s", context, "".join(traceback.format_exception(kind, value, trace))
+            _LOG.error,
+            "error in the reactor, %r:\n%s",
+            context,
+            "".join(traceback.format_exception(kind, value, trace)),
         )
 
     def stop(self, timeout: float = 5.0) -> None:
@@ -257,9 +269,9 @@ class ReactorLoop:
 
     def _check(self) -> None:
         if self.pid != os.getpid():
-            raise_errno(errno.ENETDOWN, "the reactor belongs to the process before fork()")
+            raise os_error(errno.ENETDOWN, "the reactor belongs to the process before fork()")
         if self._stopped:
-            raise_errno(errno.ENETDOWN, "the reactor is stopped")
+            raise os_error(errno.ENETDOWN, "the reactor is stopped")
 
     # --- from any thread ---
 
@@ -305,7 +317,7 @@ class ReactorLoop:
             if self._stopped and self._ended.acquire(blocking=False):
                 self._ended.release()
                 if not done.acquire(blocking=False):
-                    raise_errno(errno.ENETDOWN, "the reactor is stopped")
+                    raise os_error(errno.ENETDOWN, "the reactor is stopped")
                 break
         if error:
             try:
@@ -353,16 +365,10 @@ class ReactorLoop:
         """The gevent hub; for what runs inside the reactor."""
         return self._hub
 
-    def before_commands(self, fn: Callable[[], object]) -> None:
-        """Call *fn* before every batch of posted commands.
-
-        Closes that the kernel has already reported must take effect first: ``close(); bind(same port)``.
-        """
-        self._before_commands.append(fn)
-
     def _drain(self) -> None:
-        for fn in self._before_commands:
-            fn()
+        # Closes that the kernel has already reported take effect first: close(); bind(same port).
+        nursery.sweep()
+        self.closes.sweep()
         commands = self._commands
         # Only what is there now: a command that posts again must not starve the watchers.
         for _ in range(len(commands)):
@@ -429,4 +435,14 @@ def _after_fork_in_child() -> None:
     _live.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+# First: the gateway must not see a second holder of its connection for longer than needed.
+_originals.run_in_child(_after_fork_in_child, first=True)
+
+
+def _stop_all() -> None:
+    for loop in list(_live):
+        loop.stop()
+
+
+# A native thread that meets the end of the interpreter inside a greenlet takes the process down with it.
+_originals.run_at_exit(_stop_all)

@@ -15,12 +15,12 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from smolmix_sync.reactor._originals import raise_errno
+from smolmix_sync.reactor._originals import os_error
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
 
-__all__ = ["DevicePort", "TunnelPort", "current", "install"]
+__all__ = ["DevicePort", "TunnelPort", "current", "install", "installed", "peek"]
 
 
 class TunnelPort(Protocol):
@@ -48,6 +48,7 @@ class DevicePort:
 
 
 _find: Callable[[], TunnelPort] | None = None
+_last: TunnelPort | None = None
 
 
 def install(find: Callable[[], TunnelPort] | None) -> Callable[[], TunnelPort] | None:
@@ -56,8 +57,9 @@ def install(find: Callable[[], TunnelPort] | None) -> Callable[[], TunnelPort] |
     Args:
         find: returns the default tunnel, begun in the background if it is not up, without blocking; None: nothing.
     """
-    global _find
+    global _find, _last
     before, _find = _find, find
+    _last = None
     return before
 
 
@@ -72,6 +74,13 @@ def current() -> TunnelPort:
     Raises:
         OSError: ENETDOWN when there is none and none may be started.
     """
+    global _last
     if _find is None:
-        raise_errno(errno.ENETDOWN, "no tunnel")
-    return _find()
+        raise os_error(errno.ENETDOWN, "no tunnel")
+    _last = _find()
+    return _last
+
+
+def peek() -> TunnelPort | None:
+    """Return what :func:`current` returned last, None if it was not called; starts nothing."""
+    return _last

@@ -1,0 +1,358 @@
+"""Names over the tunnel: drives the resolver's core over the stack of a device.
+
+Application threads call :meth:`Resolver.lookup` and friends and block; the questions live in the reactor, where
+lookups of the same name share one.
+
+Source: spec/sockets.md section 8.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import ipaddress
+import os
+from typing import TYPE_CHECKING
+
+from smolmix_sync.netstack import CLOSED, CONNECTED, ERROR, Conn, Udp
+from smolmix_sync.reactor._originals import allocate_lock
+from smolmix_sync.reactor.flow import AF_INET, AF_INET6, unmapped
+from smolmix_sync.reactor.resolver import (
+    AAAA,
+    PTR,
+    A,
+    Answer,
+    Cache,
+    Question,
+    ResolverConfig,
+    ascii_name,
+    fixed_addresses,
+    not_found,
+    try_again,
+)
+
+
+if TYPE_CHECKING:
+    from smolmix_sync.reactor.device import Device
+    from smolmix_sync.reactor.loop import Timer
+
+__all__ = ["Resolver"]
+
+_DNS_PORT = 53
+# Ours: questions on their way at once; more than this is a runaway program.
+_MAX_QUESTIONS = 512
+
+
+class Resolver:
+    """Looks names up through one device; the methods may be called in any thread but the reactor's.
+
+    Attributes:
+        config: servers, time-outs and fixed names.
+    """
+
+    def __init__(self, device: Device, config: ResolverConfig) -> None:
+        self.config = config
+        self._device = device
+        self._cache = Cache(config.cache_size)
+        self._running: dict[tuple[str, int], _Running] = {}
+
+    # --- any thread ---
+
+    def lookup(
+        self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True
+    ) -> list[str]:
+        """Return the addresses of *host*, IPv4 before IPv6.
+
+        Args:
+            host: a name or an address.
+            family: 0, AF_INET or AF_INET6. With 0, IPv6 addresses are asked for only if the exit carries IPv6.
+            timeout: seconds; None lets every server have its time.
+            local: whether ``localhost`` and this machine's own name are answered with loopback.
+
+        Raises:
+            NameResolutionError: EAI_NONAME no such name, EAI_AGAIN no answer.
+        """
+        return [
+            record for answer in self.answers(host, family, timeout, local=local) for record in answer.records
+        ]
+
+    def answers(
+        self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True
+    ) -> list[Answer]:
+        """As ``lookup``, with canonical names; every answer has records."""
+        name = ascii_name(host)
+        fixed = fixed_addresses(name, family, self.config.hosts, local=local)
+        if fixed is not None:
+            if not fixed:
+                raise not_found()
+            return [Answer(tuple(fixed), name, 0.0)]
+        types = {AF_INET: [A], AF_INET6: [AAAA]}.get(family) or ([A, AAAA] if self._device.ipv6 else [A])
+        found = [
+            Answer(records, answer.canonical, answer.expires)
+            for answer in self._ask(name, types, timeout)
+            if answer is not None and (records := tuple(one for one in answer.records if _public(one)))
+        ]
+        if not found:
+            raise not_found()
+        return found
+
+    def reverse(self, address: str, timeout: float | None = None) -> str:
+        """Return the name of an address (PTR).
+
+        Raises:
+            NameResolutionError: it has none, or no answer came.
+        """
+        ip = ipaddress.ip_address(unmapped(address.partition("%")[0]))
+        if ip.is_loopback:
+            return "localhost"
+        if ip.is_private and str(ip) not in self._device.addresses:
+            raise not_found()  # nobody out there knows, and the question tells about this network
+        for answer in self._ask(ip.reverse_pointer, [PTR], timeout):
+            if answer is not None and answer.records:
+                return answer.records[0]
+        raise not_found()
+
+    def clear_cache(self) -> None:
+        """Forget every answer."""
+        self._cache.clear()
+
+    def _ask(self, name: str, types: list[int], timeout: float | None) -> list[Answer | None]:
+        """Ask for every type at once; None stands for an answer that says there is none.
+
+        Raises:
+            NameResolutionError: EAI_AGAIN when a type got no answer and no other has records.
+        """
+        now = self._device.loop.now()
+        cached = [self._cache.get(name, rdtype, now) for rdtype in types]
+        if all(one is not None for one in cached):
+            return cached
+        if self._device.closed:
+            raise try_again("the tunnel is down")
+        waiters = [_Waiter(name, rdtype) for rdtype in types]
+        try:
+            self._device.loop.post(self._begin, waiters)
+            limit = None if timeout is None else now + timeout
+            for waiter in waiters:
+                waiter.wait(None if limit is None else max(0.0, limit - self._device.loop.now()))
+        except OSError as problem:
+            raise try_again(str(problem)) from None
+        finally:
+            if not all(waiter.over for waiter in waiters) and not self._device.closed:
+                self._device.loop.post(self._leave, waiters)
+        answers = [waiter.answer for waiter in waiters]
+        if not any(one is not None and one.records for one in answers):
+            for waiter in waiters:
+                if waiter.answer is None:
+                    raise try_again(waiter.reason or "no answer in time")
+        return answers
+
+    # --- reactor ---
+
+    def _begin(self, waiters: list[_Waiter]) -> None:
+        for waiter in waiters:
+            key = (waiter.name, waiter.rdtype)
+            cached = self._cache.get(*key, self._device.loop.now())
+            if cached is not None:
+                waiter.finish(cached, "")
+                continue
+            running = self._running.get(key)
+            if running is None:
+                if len(self._running) >= _MAX_QUESTIONS:
+                    waiter.finish(None, "too many lookups at once")
+                    continue
+                running = self._running[key] = _Running(self, self._device, waiter.name, waiter.rdtype)
+                running.waiters.append(waiter)
+                self._device.when_up(running)
+            else:
+                running.waiters.append(waiter)
+
+    def _leave(self, waiters: list[_Waiter]) -> None:
+        for waiter in waiters:
+            running = self._running.get((waiter.name, waiter.rdtype))
+            if running is not None and waiter in running.waiters:
+                running.waiters.remove(waiter)
+                if not running.waiters:
+                    running.finish()
+
+    def finished(self, running: _Running, answer: Answer | None) -> None:
+        """A question came to its end."""
+        key = (running.name, running.rdtype)
+        if self._running.get(key) is running:
+            del self._running[key]
+        if answer is not None:
+            self._cache.put(*key, answer)
+
+
+def _public(record: str) -> bool:
+    """Refuse answers that would make a remote name mean this machine (DNS rebinding by whoever runs the exit)."""
+    ip = ipaddress.ip_address(unmapped(record))
+    return not (ip.is_loopback or ip.is_unspecified)
+
+
+class _Waiter:
+    """One thread waiting for one question."""
+
+    def __init__(self, name: str, rdtype: int) -> None:
+        self.name = name
+        self.rdtype = rdtype
+        self.answer: Answer | None = None
+        self.reason = ""
+        self.over = False
+        self._lock = allocate_lock()
+        self._lock.acquire()
+
+    def finish(self, answer: Answer | None, reason: str) -> None:
+        if not self.over:
+            self.answer, self.reason, self.over = answer, reason, True
+            self._lock.release()
+
+    def wait(self, timeout: float | None) -> None:
+        if self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            self._lock.release()
+
+
+class _Running:
+    """A question, its socket and its connection; the owner of both in the device."""
+
+    def __init__(self, resolver: Resolver, device: Device, name: str, rdtype: int) -> None:
+        self.name = name
+        self.rdtype = rdtype
+        self.waiters: list[_Waiter] = []
+        self._resolver = resolver
+        self._device = device
+        self._question: Question | None = None
+        self._udp: Udp | None = None
+        self._conn: Conn | None = None
+        self._query = b""
+        self._buffer = bytearray()
+        self._timer: Timer | None = None
+
+    # the device is up, or will not be
+
+    def on_up(self) -> None:
+        try:
+            self._question = Question(
+                self.name, self.rdtype, self._resolver.config, self._device.loop.now(), os.urandom
+            )
+        except _socket.gaierror:
+            self.finish(Answer((), self.name, 0.0, exists=False))
+            return
+        self._step()
+
+    def on_down(self, errno: int) -> None:
+        self.finish(None, os.strerror(errno))
+
+    # events of the stack
+
+    def on_event(self, mask: int) -> None:
+        question, now = self._question, self._device.loop.now()
+        if question is None:
+            return
+        if self._udp is not None:
+            while self._udp is not None and (item := self._udp.recv()) is not None:
+                payload, source, _ = item
+                question.receive_data(payload, source[0], False, now)
+                if question.done:
+                    break
+            if mask & ERROR and self._udp is not None and not question.done:
+                number = self._udp.take_error()
+                if number == errno.ENETDOWN:
+                    self.finish(None, os.strerror(number))
+                    return
+                if number:
+                    question.path_failed(now, f"{question.server}: {os.strerror(number)}")
+        elif self._conn is not None:
+            self._on_stream(self._conn, question, mask, now)
+        if self._question is not None:
+            self._step()
+
+    def _on_stream(self, conn: Conn, question: Question, mask: int, now: float) -> None:
+        if mask & CONNECTED and self._query:
+            conn.send(self._query)
+            self._query = b""
+            self._device.kick()
+        while conn.readable():
+            self._buffer += conn.recv(65536)
+        while len(self._buffer) >= 2 and not question.done:
+            size = 2 + int.from_bytes(self._buffer[:2], "big")
+            if len(self._buffer) < size:
+                break
+            message = bytes(self._buffer[2:size])
+            del self._buffer[:size]
+            question.receive_data(message, question.server, True, now)
+        if not question.done and (conn.error or conn.eof() or mask & (ERROR | CLOSED)):
+            reason = os.strerror(conn.error) if conn.error else "connection closed"
+            question.path_failed(now, f"{question.server}: {reason}")
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._question is not None:
+            self._question.handle_deadline(self._device.loop.now())
+            self._step()
+
+    # doing what the question asks
+
+    def _step(self) -> None:
+        question, device = self._question, self._device
+        assert question is not None
+        while not question.done and (out := question.data_to_send()):
+            try:
+                for one in out:
+                    self._transmit(one.server, one.payload, tcp=one.tcp)
+            except OSError as problem:
+                question.path_failed(device.loop.now(), f"{question.server}: {problem.strerror}")
+        if question.done:
+            self.finish(question.answer, question.failed)
+            return
+        deadline = question.next_deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = device.loop.call_later(deadline - device.loop.now(), self._on_timer)
+        device.kick()
+
+    def _transmit(self, server: str, payload: bytes, *, tcp: bool) -> None:
+        stack = self._device.require_stack()
+        if tcp:
+            self._close_sockets()
+            self._query = len(payload).to_bytes(2, "big") + payload
+            self._buffer.clear()
+            self._conn = stack.connect(server, _DNS_PORT, self._device.loop.now())
+            self._device.own(self._conn, self)
+            return
+        if self._udp is not None and self._udp.remote != (server, _DNS_PORT):
+            self._close_sockets()
+        if self._udp is None:
+            self._close_sockets()
+            self._udp = (
+                stack.udp()
+            )  # a port of its own for every question: the identifier alone can be guessed
+            self._udp.connect(server, _DNS_PORT)
+            self._device.own(self._udp, self)
+        self._udp.send(payload)
+
+    def _close_sockets(self) -> None:
+        udp, self._udp = self._udp, None
+        if udp is not None:
+            self._device.disown(udp)
+            udp.close()
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            self._device.disown(conn)
+            conn.abort()
+
+    def finish(self, answer: Answer | None = None, reason: str = "") -> None:
+        """Tell everybody who waits, and clean up."""
+        self._device.stop_waiting(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._question = None
+        if self._device.up:
+            self._close_sockets()
+            self._device.kick()
+        self._resolver.finished(self, answer)
+        for waiter in self.waiters:
+            waiter.finish(answer, reason)
+        self.waiters.clear()
