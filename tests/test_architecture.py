@@ -24,19 +24,20 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "netstack": frozenset({"errors"}),
     "ipr": frozenset({"errors", "crypto", "address"}),
     "mixnet": frozenset({"errors", "crypto", "address"}),
-    "reactor": frozenset({"errors", "config", "crypto", "address", "netstack", "ipr", "mixnet"}),
+    "reactor": frozenset({"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet"}),
     "tunnel": frozenset({"errors", "config", "address", "reactor"}),
     "client": frozenset({"errors", "config", "address", "reactor", "tunnel"}),
     "socket": frozenset({"errors", "reactor", "tunnel"}),
     "ssl": frozenset({"errors", "socket", "tunnel"}),
     "dns": frozenset({"errors", "reactor", "socket", "tunnel"}),
     "monkey": frozenset({"errors", "reactor", "socket", "ssl", "dns"}),
-    "localnet": frozenset({"errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor"}),
-    "http": frozenset({"errors", "", "socket", "ssl"}),
-    "cli": frozenset({"errors", "config", "", "localnet", "http", "_version", "monkey", "tunnel"}),
+    "localnet": frozenset(
+        {"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor", ""}
+    ),
+    "cli": frozenset({"", "_version", "errors", "config", "localnet", "tunnel"}),
     "__main__": frozenset({"cli"}),
     "": frozenset(
-        {"errors", "config", "address", "tunnel", "client", "socket", "monkey", "http", "_version", "reactor"}
+        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey"}
     ),
 }
 
@@ -112,11 +113,15 @@ def test_module_imports_only_the_layers_below_it(module: str, path: Path) -> Non
             continue
         target = layer_of(name)
         if target != layer:
-            assert target in MAY_IMPORT[layer], f"{module} imports {name}: {layer!r} may not import {target!r}"
+            assert target in MAY_IMPORT[layer], (
+                f"{module} imports {name}: {layer!r} may not import {target!r}"
+            )
 
 
 @pytest.mark.parametrize(
-    ("module", "path"), [item for item in ALL_MODULES if layer_of(item[0]) in CORES], ids=lambda item: str(item)
+    ("module", "path"),
+    [item for item in ALL_MODULES if layer_of(item[0]) in CORES],
+    ids=lambda item: str(item),
 )
 def test_core_imports_neither_clock_nor_network_nor_randomness(module: str, path: Path) -> None:
     roots = {name.split(".")[0] for name in imported_names(module, path)}
@@ -134,7 +139,9 @@ def test_localnet_is_reached_by_the_command_line_alone() -> None:
     for module, path in ALL_MODULES:
         if layer_of(module) in ("cli", "localnet", "__main__"):
             continue
-        assert not any(name.startswith("smolmix_sync.localnet") for name in imported_names(module, path)), module
+        assert not any(name.startswith("smolmix_sync.localnet") for name in imported_names(module, path)), (
+            module
+        )
 
 
 def test_architecture_page_names_every_module() -> None:

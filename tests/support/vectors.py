@@ -58,7 +58,7 @@ def load(file: str) -> Any:
     """Return a file's content: its ``data`` if it has one, else the whole document."""
     path = folder() / file
     if not path.is_file():
-        pytest.skip(f"{file} is not in this set of vectors")
+        pytest.skip(f"vectors: {file} is not in this set")
     document = _read(path)
     return document.get("data", document)
 
@@ -75,7 +75,7 @@ def cases(file: str, section: str = "data") -> list[Any]:
     """Return the cases of one section; skip the test when this set lacks it."""
     found = sections(file)
     if section not in found:
-        pytest.skip(f"{file} has no section {section} in this set of vectors")
+        pytest.skip(f"vectors: {file} has no section {section} in this set")
     return found[section]
 
 
