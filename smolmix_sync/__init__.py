@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from smolmix_sync._version import __version__
+from smolmix_sync.reactor import _originals as _originals  # captured before anything can be patched
 
 if TYPE_CHECKING:
     from smolmix_sync.address import Recipient

@@ -107,7 +107,7 @@ class Tunnel:
         wait: bool = True,
         on_progress: Callable[[Progress], object] | None = None,
         on_state: Callable[[TunnelState, str], object] | None = None,
-        **options: object,
+        **options: Any,
     ) -> None:
         if config is None:
             config = TunnelConfig.load(**options)

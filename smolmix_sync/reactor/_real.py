@@ -16,7 +16,8 @@ import _ssl
 import errno
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
@@ -24,7 +25,7 @@ import gevent.lock
 
 from smolmix_sync.reactor import _originals
 
-__all__ = ["RealSocket", "RealTlsSocket", "client_tls_context", "connect_tcp", "resolve_host"]
+__all__ = ["RealSocket", "RealTlsSocket", "client_tls_context", "connect_tcp", "limited", "resolve_host"]
 
 #: Ours: how much ciphertext is read at once; a gateway's burst of 30 regular packets.
 _TLS_READ = 65536
@@ -33,6 +34,19 @@ _TLS_READ = 65536
 _TLS_1_2 = 0x0303
 
 _IN_PROGRESS = (errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK, errno.EINTR)
+
+
+@contextmanager
+def limited(seconds: float | None) -> Iterator[None]:
+    """Leave the block quietly when *seconds* are over (reactor greenlets)."""
+    timer = gevent.Timeout.start_new(seconds)
+    try:
+        yield
+    except gevent.Timeout as late:
+        if late is not timer:
+            raise
+    finally:
+        timer.close()
 
 
 class _Closed(OSError):
@@ -347,7 +361,9 @@ def client_tls_context(ca_file: str | None = None, alpn: tuple[bytes, ...] = ())
     else:
         context.load_verify_locations(ca_file, None, None)
     if alpn:
-        context._set_alpn_protocols(b"".join(bytes([len(name)]) + name for name in alpn))
+        context._set_alpn_protocols(  # type: ignore[attr-defined]
+            b"".join(bytes([len(name)]) + name for name in alpn)
+        )
     return context
 
 

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from smolmix_sync.address import Recipient
 from smolmix_sync.ipr import IprClient, IprClientConfig, IprState
@@ -30,7 +31,7 @@ from smolmix_sync.netstack import Ping, Stack
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 
-__all__ = ["Bridge", "BridgeSettings", "BridgeStats"]
+__all__ = ["Bridge", "BridgeSettings", "BridgeStats", "PacketPort"]
 
 #: From the specification: SURBs that nym-node's exit keeps for asking for more (10 + 50).
 EXIT_RESERVE = 60
@@ -93,6 +94,18 @@ class BridgeStats:
     probes_sent: int = 0
 
 
+class PacketPort(Protocol):
+    """Who makes and takes IP packets: a stack, or a program."""
+
+    def data_to_send(self, now: float, room: int | None = None) -> list[bytes]:
+        """Return packets for a bundle of *room* octets."""
+        ...
+
+    def receive_data(self, packet: bytes, now: float) -> None:
+        """Take one packet."""
+        ...
+
+
 class Bridge:
     """One session with one exit. Reactor thread only.
 
@@ -137,7 +150,7 @@ class Bridge:
             ),
         )
         self.stats = BridgeStats()
-        self._stack: Stack | None = None
+        self._stack: PacketPort | None = None
         self._device: Device | None = None
         self._ping: Ping | None = None
         self._echo_sequence = 0
@@ -151,6 +164,7 @@ class Bridge:
         self._rate = 0.0
         self._rate_count = 0
         self._rate_at = loop.now()
+        self._connect_at = self._rate_at
         self.rtt = _FIRST_RTT
 
     # --- life ---
@@ -163,9 +177,7 @@ class Bridge:
         self._after_ipr(now)
         self._tick()
 
-    def adopt(
-        self, *, on_event: Callable[[IprClientEvent], object], on_silent: Callable[[], object]
-    ) -> None:
+    def adopt(self, *, on_event: Callable[[IprClientEvent], object], on_silent: Callable[[], object]) -> None:
         """Report to somebody else from now on."""
         self._on_event = on_event
         self._on_silent = on_silent
@@ -186,8 +198,8 @@ class Bridge:
         self._timer = self._tick_timer = None
         self.core.forget(self.exit_address)
 
-    def use_stack(self, stack: Stack) -> None:
-        """Exchange packets with *stack*, which nobody else drives yet (for the probe)."""
+    def use_stack(self, stack: PacketPort) -> None:
+        """Exchange packets with *stack*, which no device serves."""
         self._stack = stack
         self._wake()
 
@@ -197,7 +209,7 @@ class Bridge:
         self._device = device
         # The device ignores events of objects it does not own; this one is read at the next keepalive.
         self._ping = stack.ping()
-        device.on_output = self._wake  # type: ignore[assignment]
+        device.on_output = self._on_output
 
     def check_now(self) -> None:
         """Probe the exit at once: the link was down, and it may have forgotten us."""
@@ -209,6 +221,9 @@ class Bridge:
     def connected(self) -> bool:
         """Whether the exit gave us addresses."""
         return self.ipr.state is IprState.CONNECTED and not self._closed
+
+    def _on_output(self) -> None:
+        self._wake()
 
     # --- the shaper's questions ---
 

@@ -39,7 +39,7 @@ from smolmix_sync.mixnet.gateway.events import (
 from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import EntryDetails
 from smolmix_sync.reactor._originals import monotonic
-from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp
+from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp, limited
 
 __all__ = ["FRAME_LIMIT", "GatewayEndpoint", "GatewayLink", "GatewayRefusal", "endpoints_of"]
 
@@ -114,12 +114,12 @@ class GatewayRefusal(GatewayError):
         return GatewayAuthError(str(self))
 
 
-class _BoundedFrameBuffer(websocket.frame_buffer):  # type: ignore[misc]
+class _BoundedFrameBuffer(websocket.frame_buffer):
     """Refuses a frame by its announced length, before its octets are collected."""
 
     def recv_length(self) -> None:
         super().recv_length()
-        if self.length > _MAX_MESSAGE:
+        if self.length is not None and self.length > _MAX_MESSAGE:
             raise websocket.WebSocketProtocolException(f"a frame of {self.length} octets")
 
 
@@ -181,8 +181,8 @@ class GatewayLink:
         self._control: deque[tuple[int, bytes]] = deque()
         self._frames: deque[str | bytes] = deque()
         self._wake = gevent.event.Event()
-        self._ready = gevent.event.AsyncResult()
-        self._greenlets: list[gevent.Greenlet] = []
+        self._ready: gevent.event.AsyncResult[None] = gevent.event.AsyncResult()
+        self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._open = False
         self._closed = False
         self._pong_due: float | None = None
@@ -240,7 +240,7 @@ class GatewayLink:
     ) -> None:
         tls = client_tls_context(ca_file) if endpoint.tls else None
         sock = connect_tcp(endpoint.host, endpoint.port, timeout=timeout, tls=tls, addresses=addresses)
-        link = websocket.WebSocket(skip_utf8_validation=False)
+        link: Any = websocket.WebSocket(skip_utf8_validation=False)
         # Native locks would stop the whole hub; these stop a greenlet.
         link.lock = gevent.lock.RLock()
         link.readlock = gevent.lock.RLock()
@@ -297,11 +297,10 @@ class GatewayLink:
 
     def drain(self, timeout: float) -> bool:
         """Wait until every queued frame is with the kernel; return whether it is."""
-        with gevent.Timeout(timeout, False):
+        with limited(timeout):
             while self._frames and not self._closed:
                 gevent.sleep(0.005)
-            return True
-        return False
+        return not self._frames
 
     # --- the session ---
 

@@ -8,25 +8,32 @@ Source: design.md sections 7 and 8a; spec/topology.md sections 3, 6 and 8.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import gevent
 import gevent.event
 
 from smolmix_sync.address import base58_decode, base58_encode
 from smolmix_sync.config import TunnelConfig
-from smolmix_sync.errors import GatewayAuthError, GatewayError, SetupTimeout, SmolmixError, TopologyError, WireError
+from smolmix_sync.errors import (
+    GatewayAuthError,
+    GatewayError,
+    SetupTimeout,
+    SmolmixError,
+    WireError,
+)
 from smolmix_sync.mixnet.client import ClientKeys, MessageReceived, MixnetCore
 from smolmix_sync.mixnet.gateway.client import GatewayClient
 from smolmix_sync.mixnet.gateway.events import Refusal
 from smolmix_sync.mixnet.settings import TrafficSettings
 from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import Node, Topology
-from smolmix_sync.reactor.directory import Directory
+from smolmix_sync.reactor._real import limited
+from smolmix_sync.reactor.directory import DirectoryClient
 from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.shaper import PacketSource, Shaper
@@ -91,7 +98,7 @@ class MixnetSession:
         self.on_link = on_link
         self.on_progress = on_progress
         self.identity = identity or ClientIdentity.generate()
-        self.directory = Directory(config)
+        self.directory = DirectoryClient(config)
         self.core: MixnetCore | None = None
         self.link: GatewayLink | None = None
         self.source: PacketSource | None = None
@@ -100,7 +107,8 @@ class MixnetSession:
         self._client: GatewayClient | None = None
         self._node: Node | None = None
         self._timer: Timer | None = None
-        self._greenlets: list[gevent.Greenlet] = []
+        self._timer_at = 0.0
+        self._greenlets: list[gevent.Greenlet[..., Any]] = []
         self._up = gevent.event.Event()
         self._closed = False
         self._lost_reason = ""
@@ -265,7 +273,7 @@ class MixnetSession:
 
     def drain(self, timeout: float) -> None:
         """Wait until what is queued was handed to the kernel, at most *timeout* seconds."""
-        with gevent.Timeout(timeout, False):
+        with limited(timeout):
             while self.is_up and self.core is not None and self.core.queued(self.loop.now()):
                 gevent.sleep(0.005)
             if self.link is not None:

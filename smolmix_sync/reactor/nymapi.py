@@ -20,7 +20,7 @@ import h11
 
 from smolmix_sync._version import __version__
 from smolmix_sync.errors import TopologyError, WireError
-from smolmix_sync.reactor._real import client_tls_context, connect_tcp
+from smolmix_sync.reactor._real import client_tls_context, connect_tcp, limited
 
 __all__ = ["BaseUrl", "HttpAnswer", "NymApi", "http_get"]
 
@@ -193,7 +193,7 @@ class NymApi:
             TopologyError: no base URL served them; the message has one line for each.
         """
         failures: list[str] = []
-        with gevent.Timeout(timeout, False):
+        with limited(timeout):
             for base in list(self._bases):
                 try:
                     answers = self._get_all_from(base, paths)
@@ -224,7 +224,8 @@ class NymApi:
             gevent.killall(greenlets, block=False)
         answers: dict[str, HttpAnswer] = {}
         for path, greenlet in zip(paths, greenlets, strict=True):
-            if isinstance(greenlet.value, BaseException):
-                raise greenlet.value
-            answers[path] = greenlet.value
+            answer = greenlet.value
+            if not isinstance(answer, HttpAnswer):
+                raise answer or OSError(errno.ETIMEDOUT, f"no answer to {path}")
+            answers[path] = answer
         return answers

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import gevent
 import gevent.event
@@ -21,19 +22,15 @@ import gevent.event
 from smolmix_sync.address import Recipient, base58_encode
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import (
-    IprDenied,
     IprError,
     NoExit,
     SetupTimeout,
     SmolmixError,
     TunnelFailed,
-    WireError,
 )
 from smolmix_sync.ipr import IpPair
 from smolmix_sync.ipr.events import (
     Connected,
-    ConnectRefused,
-    ConnectTimedOut,
     Disconnected,
     FellBack,
     InfoReceived,
@@ -42,10 +39,11 @@ from smolmix_sync.ipr.events import (
 )
 from smolmix_sync.ipr.version import CLIENT_MTU_FALLBACK
 from smolmix_sync.mixnet.client import MessageReceived
+from smolmix_sync.mixnet.topology.selection import Exit
 from smolmix_sync.netstack import Stack, StackConfig, TcpSettings
-from smolmix_sync.reactor.bridge import Bridge, BridgeSettings
+from smolmix_sync.reactor.bridge import Bridge
 from smolmix_sync.reactor.device import Device
-from smolmix_sync.reactor.directory import ExitChoice
+from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import ClientIdentity, MixnetSession
 from smolmix_sync.reactor.probe import probe_exit
@@ -187,9 +185,8 @@ class TunnelSession:
         self._started_at = loop.now()
         self._ready_at: float | None = None
         self._stage = "topology"
-        self._greenlet: gevent.Greenlet | None = None
+        self._greenlet: gevent.Greenlet[..., Any] | None = None
         self._news = gevent.event.Event()
-        self._answer = gevent.event.AsyncResult()
         self._grace: Timer | None = None
         self._exit_lost = ""
         self._lost_exits: set[Recipient] = set()
@@ -403,7 +400,7 @@ class TunnelSession:
         """Connect to an exit and hear something through it; raises what the last one failed with."""
         assert self.mix is not None
         self._progress("exit", "choosing an exit")
-        choices = self._exits()
+        choices = exit_choices(self.mix, self.config.ipr_address, self._lost_exits)
         failure: SmolmixError = NoExit("no exit in the directory fits the settings")
         for choice in choices[:tries] if tries else choices:
             limit = self.config.ipr_timeout
@@ -415,52 +412,26 @@ class TunnelSession:
             except SmolmixError as error:
                 failure = error
                 _LOG.info("exit failed: %s", error)
-                self._lost_exits.add(choice.address)
+                self._lost_exits.add(choice.recipient)
                 if not self.mix.is_up:
                     break
         raise failure
 
-    def _exits(self) -> list[ExitChoice]:
+    def _try_exit(self, choice: Exit, limit: float) -> None:
         mix = self.mix
         assert mix is not None
-        pinned = self.config.ipr_address
-        if pinned is not None:
-            try:
-                address = Recipient.parse(pinned)
-            except WireError as error:
-                raise IprError(f"ipr_address: {error}") from None
-            return [mix.directory.exit_at(address, self.loop.now())]
-        found = mix.directory.exits(self.loop.now())
-        # Exits that were lost lately are the last resort, in their order.
-        return sorted(found, key=lambda choice: choice.address in self._lost_exits)
-
-    def _try_exit(self, choice: ExitChoice, limit: float) -> None:
-        mix = self.mix
-        assert mix is not None
-        assert mix.core is not None
-        name = base58_encode(choice.address.gateway)
+        name = base58_encode(choice.recipient.gateway)
         self._progress("exit", f"connecting to the exit at {name}")
         until = self.loop.now() + limit
-        bridge = Bridge(
-            self.loop,
-            mix.core,
-            choice.address,
-            self.config.ipr_version or choice.ipr_version,
-            self._bridge_settings(limit),
-            wake=mix.wake,
-            on_event=self._on_ipr_event,
-            on_silent=self._on_silent,
+        bridge, connected = open_bridge(
+            mix, self.config, choice, until, on_event=self._on_ipr_event, on_silent=self._on_silent
         )
-        self._answer = gevent.event.AsyncResult()
-        mix.source = bridge
         self._bridge = bridge
         try:
-            bridge.connect()
-            connected = self._await_answer(until, f"the exit at {name} did not answer the connect request")
             stack = self._make_stack(connected)
             bridge.use_stack(stack)
             self._progress("probe", f"waiting for an answer through the exit at {name}")
-            probe_exit(stack, self.config, self.loop, mix.wake, until, self._check_link)
+            probe_exit(stack, self.config, self.loop, mix.wake, until, lambda: check_link(mix))
         except BaseException:
             self._bridge = None
             mix.source = None
@@ -468,44 +439,15 @@ class TunnelSession:
             raise
         self._go_up(bridge, stack, connected)
 
-    def _await_answer(self, until: float, message: str) -> Connected:
-        while True:
-            event = None
-            with gevent.Timeout(max(0.01, min(1.0, until - self.loop.now())), False):
-                event = self._answer.get()
-            if isinstance(event, Connected):
-                return event
-            if isinstance(event, ConnectRefused):
-                raise IprDenied(f"the exit refused: {event.reason}")
-            if event is not None:
-                raise IprError(message)
-            self._check_link()
-            if self.loop.now() >= until:
-                raise SetupTimeout(f"exit: {message}")
-
-    def _check_link(self) -> None:
-        if self.mix is None or not self.mix.is_up:
-            raise IprError("the gateway was lost while the exit was being set up")
-
-    def _bridge_settings(self, limit: float) -> BridgeSettings:
-        config = self.config
-        return BridgeSettings(
-            open_surbs=config.open_reply_surbs,
-            data_surbs=config.data_reply_surbs,
-            surb_stock=config.surb_stock,
-            keepalive_interval=config.keepalive_interval,
-            resequence_hold=config.resequence_hold,
-            connect_timeout=limit,
-            echo_address=config.primary_dns,
-        )
-
     def _make_stack(self, connected: Connected) -> Stack:
         config = self.config
         self.mtu = config.mtu or connected.mtu or CLIENT_MTU_FALLBACK
         tcp = TcpSettings()
         if config.tcp_buffer_size is not None:
             tcp = TcpSettings(
-                sndbuf=config.tcp_buffer_size, rcvbuf=config.tcp_buffer_size, rcvbuf_max=config.tcp_buffer_size
+                sndbuf=config.tcp_buffer_size,
+                rcvbuf=config.tcp_buffer_size,
+                rcvbuf_max=config.tcp_buffer_size,
             )
         if config.tcp_keepalive is not None:
             tcp.keepalive = True
@@ -524,20 +466,21 @@ class TunnelSession:
         """Use a session that somebody else connected (``Tunnel.from_stream``)."""
         ips = bridge.ipr.ips
         assert ips is not None
-        assert self.mix is not None
+        mix = self.mix
+        assert mix is not None
         bridge.adopt(on_event=self._on_ipr_event, on_silent=self._on_silent)
         connected = Connected(ips, bridge.ipr.mtu, bridge.ipr.version)
         stack = self._make_stack(connected)
-        self.mix.source = bridge
+        mix.source = bridge
         bridge.use_stack(stack)
         self._progress("probe", "waiting for an answer through the exit")
         probe_exit(
             stack,
             self.config,
             self.loop,
-            self.mix.wake,
+            mix.wake,
             self.loop.now() + self.config.ipr_timeout,
-            self._check_link,
+            lambda: check_link(mix),
         )
         self._go_up(bridge, stack, connected)
 
@@ -548,13 +491,10 @@ class TunnelSession:
             self._bridge.receive(event, now)
 
     def _on_ipr_event(self, event: IprClientEvent) -> None:
-        if isinstance(event, (Connected, ConnectRefused, ConnectTimedOut)):
-            self._answer.set(event)
-        elif isinstance(event, FellBack):
+        if isinstance(event, FellBack):
             self._progress("exit", f"no answer yet; trying version {event.version}")
         elif isinstance(event, Disconnected):
             if not event.requested:
-                self._answer.set(event)
                 self._lose_exit(f"the exit ended the session: {event.reason}")
         elif isinstance(event, PolicyRefused):
             # Where to is nobody's business but the program's: DEBUG only.
@@ -574,9 +514,7 @@ class TunnelSession:
         counted = core.stats
         bridge = self._bridge
         now = self.loop.now()
-        dropped = {
-            name: getattr(counted, name) for name in dir(type(counted)) if name.startswith("dropped_")
-        }
+        dropped = {name: getattr(counted, name) for name in dir(type(counted)) if name.startswith("dropped_")}
         if bridge is not None:
             dropped["foreign_messages"] = bridge.stats.foreign_messages
             dropped["ipr_malformed"] = bridge.ipr.stats.dropped_malformed
