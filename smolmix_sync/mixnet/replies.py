@@ -37,35 +37,38 @@ class ReplyKey:
 class _Stock:
     """What one recipient holds of our SURBs, as far as we can tell.
 
-    Peers use the oldest SURB first. So when number 40 comes back, 39 is in use, in flight or lost; if it has not
-    come back some seconds later it never will, and counting it as stock would starve the peer in the end.
+    Peers use the SURB first that reached them first, and messages overtake each other by a few seconds at most.
+    So when a SURB comes back, those given a few seconds before it are used, in flight or lost. Those that do not
+    come back within a few more seconds never will; counting them as stock would starve the peer in the end.
     """
 
     given: int = 0
-    unused: dict[int, None] = field(default_factory=dict)  # numbers, ascending
-    newest_used: int = -1
-    marks: deque[tuple[float, int]] = field(default_factory=deque)  # (when, newest used number then)
+    unused: dict[int, float] = field(default_factory=dict)  # number: when it was given, ascending
+    newest_used: float = float("-inf")  # when the youngest SURB that came back was given
+    marks: deque[tuple[float, float]] = field(
+        default_factory=lambda: deque(maxlen=256)
+    )  # (when, newest_used then)
 
-    def use(self, number: int, now: float) -> None:
+    def use(self, number: int, sent_at: float, now: float) -> None:
         self.unused.pop(number, None)
-        if number > self.newest_used:
-            self.newest_used = number
-            # One mark per tenth of a second is enough, and bounds the queue.
+        if sent_at > self.newest_used:
+            self.newest_used = sent_at
+            # A mark per tenth of a second is enough, and bounds the queue.
             if self.marks and now - self.marks[-1][0] < 0.1:
-                self.marks[-1] = (self.marks[-1][0], number)
+                self.marks[-1] = (self.marks[-1][0], sent_at)
             else:
-                self.marks.append((now, number))
+                self.marks.append((now, sent_at))
 
-    def settle(self, limit: float) -> None:
-        """Take for lost what was passed over before *limit*."""
-        floor = -1
-        while self.marks and self.marks[0][0] <= limit:
-            floor = self.marks.popleft()[1]
-        if floor < 0:
+    def settle(self, now: float, patience: float) -> None:
+        """Take for lost what was passed over for longer than *patience*."""
+        passed = None
+        while self.marks and self.marks[0][0] <= now - patience:
+            passed = self.marks.popleft()[1]
+        if passed is None:
             return
         while self.unused:
-            number = next(iter(self.unused))
-            if number > floor:
+            number, sent_at = next(iter(self.unused.items()))
+            if sent_at >= passed - patience:
                 break
             del self.unused[number]
 
@@ -93,7 +96,7 @@ class ReplyKeys:
         else:
             self._stocks.move_to_end(recipient)
         self._keys[digest] = ReplyKey(key, recipient, stock.given, now)
-        stock.unused[stock.given] = None
+        stock.unused[stock.given] = now
         stock.given += 1
         if len(self._keys) > self._config.max_reply_keys:
             self._forget_oldest()
@@ -104,7 +107,7 @@ class ReplyKeys:
         if entry is not None:
             stock = self._stocks.get(entry.recipient)
             if stock is not None:
-                stock.use(entry.number, now)
+                stock.use(entry.number, entry.sent_at, now)
         return entry
 
     def outstanding(self, recipient: Recipient, now: float) -> int:
@@ -112,7 +115,7 @@ class ReplyKeys:
         stock = self._stocks.get(recipient)
         if stock is None:
             return 0
-        stock.settle(now - self._config.surb_spent_after)
+        stock.settle(now, self._config.surb_spent_after)
         return len(stock.unused)
 
     def discount(self) -> None:

@@ -74,8 +74,8 @@ class TrafficSettings:
     surb_answer_batch: int = 17
     #: Answers to one peer that may wait to be sent; further requests are added up until one has left.
     max_surb_answers: int = 2
-    #: A SURB is taken for spent this long after a younger one of the same peer came back.
-    surb_spent_after: float = 5.0
+    #: A SURB counts as lost this long after another one came back that was given this much later.
+    surb_spent_after: float = 4.0
     #: Headers built ahead of need in idle time, for acks and for SURBs (two answers' worth).
     prepared_acks: int = 8
     prepared_surbs: int = 34
