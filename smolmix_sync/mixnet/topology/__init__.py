@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smolmix_sync.mixnet.topology import bincode
 from smolmix_sync.mixnet.topology.build import NodeList, build_topology, with_described
 from smolmix_sync.mixnet.topology.cache import decode_cache_untrusted, encode_cache
 from smolmix_sync.mixnet.topology.described import BuildInformation, DescribedNode, DescribedPage, SphinxKey
@@ -80,6 +81,7 @@ __all__ = [
     "TopologyChanged",
     "TopologyCleared",
     "TopologyRefresher",
+    "bincode",
     "build_topology",
     "choose_by_latency",
     "choose_exits",
