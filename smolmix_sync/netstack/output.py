@@ -70,7 +70,7 @@ def retransmission(conn: Conn, now: float, space: int, may_cut: bool) -> bytes |
     if sent.flags & SYN:
         if space < conn.header_size + 20:
             return NO_ROOM
-        snd.take_lost(sent, now, 0)
+        snd.take_lost(sent, now, 1)
         conn.retransmissions += 1
         conn.rtx_at = now + conn.rtt.rto
         return _syn(conn, now)
