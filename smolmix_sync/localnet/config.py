@@ -43,12 +43,14 @@ RESOLVER_ADDRESSES = (
     "2001:4860:4860::8888",
 )
 
-#: torrc style, first match wins. Public exits also refuse port 25; localnet's mail sink needs it.
+#: torrc style, first match wins; ICMP, having no port, matches any range, so what is accepted comes first.
+#: Public exits also refuse port 25; localnet's mail sink needs it.
 DEFAULT_EXIT_POLICY = """\
 reject 198.51.100.66/32:*
 reject6 2001:db8:6e79::42/128:*
-reject *:6881-6999
-accept *:*
+accept *:1-6880
+accept *:7000-65535
+reject *:*
 """
 
 

@@ -158,7 +158,7 @@ def test_closed_udp_port_is_reported(tunnel: RawTunnel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "port"), [("198.51.100.66", 80), ("10.1.2.3", 80), ("127.0.0.1", 22), ("93.184.215.14", 6881)]
+    ("host", "port"), [("198.51.100.66", 80), ("10.1.2.3", 80), ("192.168.1.1", 22), ("93.184.215.14", 6881)]
 )
 def test_policy_refuses_by_an_info_message(tunnel: RawTunnel, host: str, port: int) -> None:
     assert tunnel.stack is not None
