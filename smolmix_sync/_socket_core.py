@@ -167,14 +167,17 @@ def _let_go(flow: Flow) -> None:
     if device is None:
         nursery.take(flow)
         flows.forget(flow)
-    elif flow.end is not None and not device.closed:
+    elif not device.closed:
+        device.loop.call(_give_up, device, flow)
 
-        def forget() -> None:
-            if flow.end is not None:
-                device.loop.closes.remove(flow.end.fileno())
-                flows.forget(flow)
 
-        device.loop.call(forget)
+def _give_up(device: Any, flow: Flow) -> None:
+    release = getattr(flow.pump, "release", None)
+    if release is not None:
+        release()
+    elif flow.end is not None:
+        device.loop.closes.remove(flow.end.fileno())
+        flows.forget(flow)
 
 
 def _kernel_socket(flow: Flow) -> _socket.socket:
@@ -286,7 +289,7 @@ def _connect(self: Any, flow: Flow, address: Address) -> int | None:
             return flow.take_error() or errno.ECONNABORTED
     verdict, address = _route(flow, address)
     if verdict is Verdict.DIRECT:
-        if flow.pump is not None:
+        if flow.used:
             return errno.EACCES  # a UDP socket that has used the tunnel stays in it
         _to_kernel(self, flow)
         return None
@@ -334,6 +337,7 @@ def _finish_connect(self: Any, flow: Flow) -> int:
 
 
 def _connect_datagram(self: Any, flow: Flow, address: Address, shown: Address) -> int:
+    flow.used = True
     flow.raddr = shown
     if shown is not address:
         flow.alias[(address[0], address[1])] = shown
@@ -408,7 +412,7 @@ def bind(self: Any, address: Any) -> None:
         raise
     flow.laddr = (host, number, *target[2:])  # type: ignore[assignment]
     flow.bound = True
-    if not flow.stream and not is_wildcard(host):
+    if not flow.stream:
         _open_datagrams(self, flow)  # it may receive before it sends
 
 
@@ -757,6 +761,7 @@ def _send_datagram(self: Any, flow: Flow, buffers: list[Any], flags: int, shown:
     views = [memoryview(one).cast("B") for one in buffers]
     if sum(len(view) for view in views) > UDP_MAX_PAYLOAD:
         raise os_error(errno.EMSGSIZE)
+    flow.used = True
     if flow.pump is None:
         _open_datagrams(self, flow)
     block = pack_block((flows.unmapped(address[0]), address[1]))
@@ -767,7 +772,7 @@ def _destination(self: Any, flow: Flow, address: Any, caller: str) -> tuple[Verd
     """Check a datagram's destination; the first decides whether the socket is the kernel's."""
     target = parse(caller, flow.family, address, _resolver(flow))
     verdict, target = _route(flow, target)
-    if verdict is Verdict.DIRECT and flow.pump is not None:
+    if verdict is Verdict.DIRECT and flow.used:
         raise os_error(errno.EACCES, "a UDP socket that has used the tunnel cannot send directly")
     return verdict, target
 

@@ -117,7 +117,7 @@ class DatagramPump:
         """Nothing can be sent: say so to whoever waits for an answer."""
         self._tell(errno)
         if self._gone:
-            self._release()
+            self.release()
             return
         # What waited is lost, as datagrams are; the next one tries again.
         while self._take() is not None:
@@ -178,7 +178,7 @@ class DatagramPump:
         self._reader.stop()
         assert self.flow.end is not None
         if self._gone or hung_up(self.flow.end):
-            self._release()
+            self.release()
         else:  # SHUT_WR
             self._device.loop.closes.add(self.flow.end.fileno(), self._on_hup)
 
@@ -247,7 +247,7 @@ class DatagramPump:
         self._held = None
         self.flow.pump = None
         if self._gone or self.flow.end is None:
-            self._release()
+            self.release()
         else:
             self._device.loop.closes.add(self.flow.end.fileno(), self._on_hup)
 
@@ -277,9 +277,10 @@ class DatagramPump:
             if not self._send(*taken):
                 return
         if self._udp is not None and self.flow.end is not None:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give the socket up; what the stack has queued still leaves."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None

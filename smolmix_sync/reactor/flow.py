@@ -99,6 +99,7 @@ class Flow:
         alias: stack address -> address the application used (redirected resolvers).
         twin: kernel socket that holds a wildcard-bound port on loopback.
         bound: whether bind() fixed laddr.
+        used: whether a UDP socket has sent through the tunnel.
         reserved: the port reservation to give back, see ``ports``.
     """
 
@@ -119,11 +120,11 @@ class Flow:
         "pump",
         "raddr",
         "reserved",
-        "shut_write",
         "state",
         "stream",
         "twin",
         "type",
+        "used",
     )
 
     def __init__(self, family: int, type: int, proto: int) -> None:
@@ -147,7 +148,7 @@ class Flow:
         self.twin: _socket.socket | None = None
         self.bound = False
         self.reserved: int | None = None
-        self.shut_write = False
+        self.used = False
 
     def take_error(self) -> int:
         """Return and clear the pending errno."""

@@ -27,10 +27,10 @@ from smolmix_sync.reactor.resolver import (
     ResolverConfig,
     ascii_name,
     fixed_addresses,
+    load,
     not_found,
     try_again,
 )
-
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
@@ -105,8 +105,8 @@ class Resolver:
         ip = ipaddress.ip_address(unmapped(address.partition("%")[0]))
         if ip.is_loopback:
             return "localhost"
-        if ip.is_private and str(ip) not in self._device.addresses:
-            raise not_found()  # nobody out there knows, and the question tells about this network
+        if ip.is_private or str(ip) in self._device.addresses:
+            raise not_found()  # nobody out there knows, and the question would tell about us
         for answer in self._ask(ip.reverse_pointer, [PTR], timeout):
             if answer is not None and answer.records:
                 return answer.records[0]
@@ -128,6 +128,7 @@ class Resolver:
             return cached
         if self._device.closed:
             raise try_again("the tunnel is down")
+        load()
         waiters = [_Waiter(name, rdtype) for rdtype in types]
         try:
             self._device.loop.post(self._begin, waiters)

@@ -182,7 +182,8 @@ class _Response:
     ttl: float
 
 
-def _dns() -> Any:
+def load() -> Any:
+    """Import dnspython (in an application thread: it takes a while) and return it."""
     import dns.exception
     import dns.flags
     import dns.message
@@ -200,7 +201,7 @@ def decode_untrusted(payload: bytes) -> _Response:
     Raises:
         WireError: it is not one.
     """
-    dns = _dns()
+    dns = load()
     try:
         message = dns.message.from_wire(payload, ignore_trailing=True)
         if not message.flags & dns.flags.QR or len(message.question) != 1:
@@ -249,7 +250,7 @@ def encode_query(name: str, rdtype: int, ident: int, *, edns: bool = True) -> by
     Raises:
         NameResolutionError: *name* cannot be one.
     """
-    dns = _dns()
+    dns = load()
     try:
         query = dns.message.make_query(
             dns.name.from_text(name), rdtype, use_edns=0 if edns else False, payload=_EDNS_PAYLOAD

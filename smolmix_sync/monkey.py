@@ -1,0 +1,464 @@
+"""Put mix sockets and in-tunnel names in the stdlib's place, and take them out again.
+
+Classes are patched in place: the two Python classes that sit directly on the C socket type (the stdlib's
+``socket.socket`` and gevent's ``_wrefsocket``) get the methods of ``_socket_core``. Libraries imported before the patch are
+covered, ``ssl``, asyncio, PySocks and multiprocessing inherit it, and the order of gevent's patch and ours does not
+matter. The name ``_socket.socket`` is bound to a subclass for fresh copies of the socket module.
+
+Patching starts nothing: the tunnel comes up at the first call that needs it.
+
+Source: spec/sockets.md sections 0, 2, 8 and 11; design.md decisions 11 and 11a.
+"""
+
+from __future__ import annotations
+
+import _socket
+import importlib
+import importlib.util
+import logging
+import os
+import socket as _stdlib_socket
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from smolmix_sync import _socket_policy, dns
+from smolmix_sync._socket_core import METHODS, initialise
+from smolmix_sync._socket_names import port_or_default
+from smolmix_sync.errors import LeakBlocked
+from smolmix_sync.reactor import provider
+from smolmix_sync.reactor._originals import CSocket, original
+from smolmix_sync.reactor.provider import TunnelPort
+
+__all__ = ["Patch", "get_original", "is_patched", "patch_all", "unpatch_all"]
+
+_LOG = logging.getLogger("smolmix_sync.monkey")
+
+Strict = Literal["auto"] | bool
+
+_MISSING: Any = object()
+
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "wss_proxy")
+
+_RESOLVER_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "getaddrinfo": dns.raw_getaddrinfo,
+    "gethostbyname": dns.gethostbyname,
+    "gethostbyname_ex": dns.gethostbyname_ex,
+    "gethostbyaddr": dns.gethostbyaddr,
+    "getnameinfo": dns.getnameinfo,
+}
+"""In place of the C functions; ``socket.getaddrinfo`` and gevent's thread resolver look them up at every call."""
+
+
+# --- the classes ------------------------------------------------------------------------------
+
+
+def _stdlib_init(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
+    initialise(self, family, type, proto, fileno)
+    self._io_refs = 0
+    self._closed = False
+
+
+def _bare_init(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
+    initialise(self, family, type, proto, fileno)
+
+
+class _CLike(type):
+    """Lets the patched name ``_socket.socket`` still recognise sockets of the C type."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return type.__instancecheck__(cls, instance) or (cls is MixC and isinstance(instance, CSocket))
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return type.__subclasscheck__(cls, subclass) or (cls is MixC and issubclass(subclass, CSocket))
+
+
+class MixC(CSocket, metaclass=_CLike):
+    """What ``_socket.socket`` names while patched: fresh copies of the socket module build on it."""
+
+    __slots__ = ()  # same layout as the C type, or its subclasses could not be re-based
+
+
+MixC.__init__ = _bare_init  # type: ignore[method-assign,assignment]
+for _name, _function in METHODS.items():
+    setattr(MixC, _name, _function)
+del _name, _function
+
+
+# --- what was changed -------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Change:
+    owner: Any
+    name: str
+    before: Any
+    value: Any
+
+
+class _Changes:
+    """Attributes that were replaced, to be put back in reverse order."""
+
+    def __init__(self) -> None:
+        self._changes: list[_Change] = []
+        self._undo: list[Callable[[], object]] = []
+
+    def set(self, owner: Any, name: str, value: Any) -> None:
+        """Replace an attribute of a class or a module."""
+        self._changes.append(_Change(owner, name, vars(owner).get(name, _MISSING), value))
+        setattr(owner, name, value)
+
+    def on_undo(self, action: Callable[[], object]) -> None:
+        """Call *action* when everything is put back."""
+        self._undo.append(action)
+
+    def before(self, owner: Any, name: str) -> Any:
+        """Return what an attribute was first, or a marker if it was not changed."""
+        for change in self._changes:
+            if change.owner is owner and change.name == name:
+                return change.before
+        return _MISSING
+
+    def undo(self) -> None:
+        """Put everything back."""
+        while self._undo:
+            self._undo.pop()()
+        while self._changes:
+            change = self._changes.pop()
+            if vars(change.owner).get(change.name) is not change.value:
+                continue  # somebody (gevent) replaced it after us, and keeps it
+            if change.before is _MISSING:
+                delattr(change.owner, change.name)
+            else:
+                setattr(change.owner, change.name, change.before)
+
+
+class Patch:
+    """The patch of this process; as a context manager it is undone at the end of the block.
+
+    Attributes:
+        options: the arguments of ``patch_all``.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self._changes = _Changes()
+        self._policy_before = _socket_policy.active
+
+    def __enter__(self) -> Patch:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if _active is self:
+            unpatch_all()
+
+    def __repr__(self) -> str:
+        return f"<Patch {'active' if _active is self else 'undone'}>"
+
+    def _apply(self, policy: _socket_policy.Policy) -> None:
+        changes, options = self._changes, self.options
+        if options["tunnel"] is not None:
+            tunnel = options["tunnel"]
+            before = provider.install(lambda: tunnel)
+            changes.on_undo(lambda: provider.install(before))
+        self._policy_before = _socket_policy.set_active(policy)
+        changes.on_undo(lambda: _socket_policy.set_active(self._policy_before))
+        _patch_class(changes, original("socket", "socket"), _stdlib_init)
+        if importlib.util.find_spec("gevent") is not None:
+            # Before the name below changes: imported later, gevent's class would be built on ours and stay so.
+            _patch_class(changes, importlib.import_module("gevent._socket3")._wrefsocket, _bare_init)
+        changes.set(_socket, "socket", MixC)
+        changes.set(_socket, "SocketType", MixC)
+        changes.set(_stdlib_socket, "SocketType", MixC)
+        if options["dns"]:
+            _patch_names(changes)
+        _patch_gevent(changes, names=options["dns"])
+        _patch_reducers(changes)
+
+    def _revert(self) -> None:
+        self._changes.undo()
+
+
+_active: Patch | None = None
+
+
+def _patch_class(changes: _Changes, cls: type, init: Callable[..., None]) -> None:
+    changes.set(cls, "__init__", init)
+    for name, function in METHODS.items():
+        changes.set(cls, name, function)
+
+
+def _gevent_replaced(name: str) -> bool:
+    gevent_monkey = sys.modules.get("gevent.monkey")
+    return gevent_monkey is not None and bool(gevent_monkey.is_object_patched("socket", name))
+
+
+def _patch_names(changes: _Changes) -> None:
+    for name, function in _RESOLVER_FUNCTIONS.items():
+        changes.set(_socket, name, function)
+        # The stdlib module has copies of all but getaddrinfo. gevent's end in its resolver, and so in _socket.
+        if name != "getaddrinfo" and not _gevent_replaced(name):
+            changes.set(_stdlib_socket, name, function)
+    if not _gevent_replaced("getfqdn"):
+        changes.set(_stdlib_socket, "getfqdn", dns.getfqdn)
+
+
+def _patch_gevent(changes: _Changes, *, names: bool) -> None:
+    if "gevent" not in sys.modules:
+        return
+    if names:
+        from gevent import config
+        from gevent._hub_local import get_hub_if_exists
+        from gevent.resolver.thread import Resolver
+
+        # The others ask the network themselves: ares in C, dnspython by /etc/resolv.conf.
+        configured = config.resolver
+        config.resolver = Resolver
+        changes.on_undo(lambda: setattr(config, "resolver", configured))
+        hub = get_hub_if_exists()
+        if hub is not None and hub._resolver is not None and not isinstance(hub._resolver, Resolver):
+            chosen = hub._resolver
+            hub.resolver = Resolver(hub)
+            changes.on_undo(lambda: setattr(hub, "resolver", chosen))
+
+    from gevent import events
+
+    def after_gevent(event: Any) -> None:
+        # gevent replaces names, not the classes and not _socket's functions: ours are reached through its own.
+        if isinstance(event, events.GeventDidPatchAllEvent):
+            missing = [
+                name for name in METHODS if vars(original("socket", "socket")).get(name) is not METHODS[name]
+            ]
+            if missing:
+                raise LeakBlocked(f"gevent's patch has undone ours: {', '.join(missing)}")
+
+    events.subscribers.append(after_gevent)
+    changes.on_undo(lambda: events.subscribers.remove(after_gevent))
+
+
+# --- sockets between processes ----------------------------------------------------------------
+
+
+def _rebuild_socket(handle: Any, family: int, type: int, proto: int, known: tuple[Any, ...] | None) -> Any:
+    """Build a socket from what :func:`_patch_reducers` sent: the receiver may never have seen its flow."""
+    from smolmix_sync.reactor import flow as flows
+
+    fd = handle.detach()
+    if known is not None:
+        cookie, laddr, raddr = known
+        if cookie not in flows.by_cookie:
+            flow = flows.Flow(family, type, proto)
+            flow.cookie, flow.laddr, flow.raddr = cookie, laddr, raddr
+            flow.state = flows.FlowState.ESTABLISHED if type == flows.SOCK_STREAM else flows.FlowState.NEW
+            flow.fd = fd
+            flows.by_cookie[cookie] = flow
+            flows.by_fd[fd] = flow
+    return _stdlib_socket.socket(family, type, proto, fileno=fd)
+
+
+def _patch_reducers(changes: _Changes) -> None:
+    """Have multiprocessing (and Celery's billiard) send the names of a socket along with its descriptor."""
+    for module_name in ("multiprocessing.reduction", "billiard.reduction"):
+        module = sys.modules.get(module_name)
+        pickler = getattr(module, "ForkingPickler", None)
+        if module is None or pickler is None:
+            continue
+
+        def reduce_socket(sock: Any, module: Any = module) -> Any:
+            from smolmix_sync.reactor import flow as flows
+
+            flow = flows.find(sock)
+            known = None
+            if flow is not None and flow.state is flows.FlowState.ESTABLISHED:
+                known = (flow.cookie, flow.laddr, flow.raddr)
+            return _rebuild_socket, (module.DupFd(sock.fileno()), sock.family, sock.type, sock.proto, known)
+
+        reducers = pickler._extra_reducers
+        cls = original("socket", "socket")
+        before = reducers.get(cls, _MISSING)
+        reducers[cls] = reduce_socket
+        if before is _MISSING:
+            changes.on_undo(lambda r=reducers, c=cls: r.pop(c, None))  # type: ignore[misc]
+        else:
+            changes.on_undo(lambda r=reducers, c=cls, b=before: r.__setitem__(c, b))  # type: ignore[misc]
+
+
+# --- the environment --------------------------------------------------------------------------
+
+
+def _loopback_proxies() -> list[str]:
+    """Return the proxy variables that would send traffic to a proxy on this machine, past the tunnel."""
+    from urllib.parse import urlsplit
+
+    found = []
+    for variable, value in os.environ.items():
+        if variable.lower() not in _PROXY_VARIABLES:
+            continue
+        host = urlsplit(value if "//" in value else f"//{value}").hostname or ""
+        try:
+            local = _socket_policy.is_loopback(host)
+        except ValueError:
+            local = host == "localhost" or host.endswith(".localhost")
+        if local:
+            found.append(variable)
+    return sorted(found)
+
+
+def _kernel_sockets() -> int:
+    """Count the internet sockets this process has already; they are not converted."""
+    count = 0
+    try:
+        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return 0
+    for fd in descriptors:
+        try:
+            if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
+                continue
+            probe = CSocket(fileno=os.dup(fd))
+        except OSError:
+            continue
+        try:
+            count += probe.family in (_socket.AF_INET, _socket.AF_INET6)
+        finally:
+            probe.close()
+    return count
+
+
+# --- the public functions ---------------------------------------------------------------------
+
+
+def patch_all(
+    *,
+    tunnel: TunnelPort | None = None,
+    direct: Iterable[str] = ("loopback",),
+    listen: str = "loopback",
+    dns: bool = True,
+    strict: Strict = "auto",
+    start: bool = False,
+    isolate: object = None,
+) -> Patch:
+    """Carry every socket this program makes from now on through the tunnel.
+
+    Starts no thread and no tunnel, so that it may stand at the top of a module a server imports before it forks.
+
+    Args:
+        tunnel: the tunnel to use; None: the default one, made at the first call that needs it.
+        direct: what goes to the kernel: ``"loopback"``, and networks as ``cidr`` or ``cidr:port``. Ports 53, 853,
+            5353 and 5355 never do.
+        listen: what a listener on the wildcard address becomes: ``"loopback"`` (a kernel listener there), ``"mix"``
+            (in the tunnel) or ``"deny"``.
+        dns: resolve names in the tunnel; False leaves the resolver functions alone (the system's resolver asks in
+            clear).
+        strict: ``"auto"``, True or False: whether the kernel is told to refuse what passes us by.
+        start: begin the tunnel in the background now.
+        isolate: None; stream isolation has no other value yet.
+
+    Returns:
+        The patch; a context manager that undoes it.
+
+    Raises:
+        ValueError: an argument makes no sense.
+        LeakBlocked: (strict) the environment would lead traffic past the tunnel.
+    """
+    global _active
+    options = {
+        "tunnel": tunnel, "direct": (direct,) if isinstance(direct, str) else tuple(direct), "listen": listen,
+        "dns": dns, "strict": strict, "isolate": isolate,
+    }  # fmt: skip
+    if strict not in ("auto", True, False):
+        raise ValueError(f"strict: {strict!r} is not 'auto', True or False")
+    if isolate is not None:
+        raise ValueError(f"isolate: {isolate!r} is not supported")
+    policy = _socket_policy.Policy.make(options["direct"], listen, strict=strict is True)
+    if _active is not None:
+        if options != _active.options:
+            warnings.warn("patch_all() was called before with other arguments, which stay", RuntimeWarning, 2)
+    else:
+        _check_environment(strict)
+        patch = Patch(options)
+        try:
+            patch._apply(policy)
+        except BaseException:
+            patch._revert()
+            raise
+        _active = patch
+    if start:
+        port_or_default()
+    return _active
+
+
+def _check_environment(strict: Strict) -> None:
+    proxies = _loopback_proxies()
+    if proxies:
+        text = f"{', '.join(proxies)}: a proxy on this machine would carry traffic past the tunnel"
+        if strict is True:
+            raise LeakBlocked(text)
+        warnings.warn(text, RuntimeWarning, 3)
+    existing = _kernel_sockets()
+    if existing:
+        _LOG.warning(
+            "%d internet sockets were there before patch_all() and stay outside the tunnel", existing
+        )
+    if strict is True:
+        # The kernel's part (seccomp filter, audit hook) goes here. A promise we cannot keep must not look kept.
+        raise LeakBlocked("strict mode is not available in this version")
+
+
+def unpatch_all() -> None:
+    """Undo ``patch_all`` exactly; sockets made meanwhile keep working where they are."""
+    global _active
+    if _active is not None:
+        _active._revert()
+        _active = None
+
+
+def is_patched() -> bool:
+    """Tell whether ``patch_all`` is in force."""
+    return _active is not None
+
+
+def get_original(module: str, name: str) -> Any:
+    """Return what *module*.*name* was before anybody patched it.
+
+    ``("socket", "socket")`` is patched in place and has no original; a class with the kernel's methods is returned.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if module == "socket" and name == "socket":
+        return _kernel_class()
+    if module in ("_socket", "socket") and name in ("SocketType",):
+        return CSocket
+    if module == "_socket" and name == "socket":
+        return CSocket
+    owner = importlib.import_module(module)
+    if _active is not None:
+        before = _active._changes.before(owner, name)
+        if before is not _MISSING:
+            return before
+    return original(module, name)
+
+
+_kernel: Any = None
+
+
+def _kernel_class() -> Any:
+    """Return a subclass of the stdlib's class that has the C methods back."""
+    global _kernel
+    if _kernel is None:
+
+        def init(self: Any, family: int = -1, type: int = -1, proto: int = -1, fileno: Any = None) -> None:
+            CSocket.__init__(self, family, type, proto, fileno)
+            self._io_refs = 0
+            self._closed = False
+
+        namespace: dict[str, Any] = {name: getattr(CSocket, name) for name in METHODS}
+        namespace.update(__slots__=(), __init__=init, __doc__="A kernel socket, also while patched.")
+        _kernel = type("KernelSocket", (original("socket", "socket"),), namespace)
+    return _kernel
