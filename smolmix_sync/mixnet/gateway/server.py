@@ -173,8 +173,7 @@ class GatewayServerSession:
             self._fail(c.ERROR_INITIAL_TIMEOUT, 1)
         elif self.state is ServerState.HANDSHAKE:
             self._fail_handshake(c.ERROR_HANDSHAKE_TIMEOUT)
-        elif self.state is ServerState.DUPLICATE:
-            # The other handler did not even report: it is as good as gone.
+        else:  # DUPLICATE: the other handler did not even report, it is as good as gone
             self._resolve(alive=False, now=now)
 
     def next_event(self) -> ServerEvent | None:
@@ -396,8 +395,8 @@ class GatewayServerSession:
         if alive:
             self._fail(c.ERROR_DUPLICATE, 2)
             return
-        if older is not None:
-            older.replace(now)
+        assert older is not None
+        older.replace(now)
         self._authenticated(now)
 
     # READY.

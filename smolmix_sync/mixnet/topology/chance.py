@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import TypeVar
 
 __all__ = ["choose", "uniform", "weighted_order"]
@@ -42,11 +44,7 @@ def weighted_order(items: Sequence[T], weights: Sequence[int], urandom: Callable
     pool = [(item, weight) for item, weight in zip(items, weights, strict=True) if weight > 0]
     order: list[T] = []
     while pool:
-        point = uniform(sum(weight for _, weight in pool), urandom)
-        for index, (item, weight) in enumerate(pool):
-            point -= weight
-            if point < 0:
-                order.append(item)
-                del pool[index]
-                break
+        sums = list(accumulate(weight for _, weight in pool))
+        item, _ = pool.pop(bisect_right(sums, uniform(sums[-1], urandom)))
+        order.append(item)
     return order

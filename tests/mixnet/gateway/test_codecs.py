@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.gateway import text as wire
+from smolmix_sync.mixnet.gateway.authentication import address_is_sealed_with
 from smolmix_sync.mixnet.gateway.final_hop import split_payload_untrusted
 from smolmix_sync.mixnet.gateway.frames import (
     PlainFrameError,
     decode_forward_untrusted,
     decode_pushed_untrusted,
     encode_forward,
+    encode_frame,
     encode_pushed,
 )
 from smolmix_sync.mixnet.gateway.handshake import ClientHandshake, GatewayHandshake
@@ -233,3 +235,29 @@ def test_final_hop_garbage_raises_only_wire_error(payload: bytes) -> None:
 
 def test_ack_payload_goes_to_the_client_whole() -> None:
     assert split_payload_untrusted(b"a" * 21, 1).message == b"a" * 21
+
+
+def test_authentication_fields_have_fixed_sizes() -> None:
+    good = json.loads(wire.AuthenticateV2(6, bytes(32), bytes(48), bytes(12), 1, bytes(64)).encode())
+    wire.decode_request_untrusted(json.dumps(good))
+    for name, value in (
+        ("clientIdentity", [0] * 31),
+        ("requestSignature", [0] * 65),
+        ("nonce", "AAA"),
+        ("nonce", "A A="),
+        ("addressCiphertext", "\u00e9"),
+        ("requestUnixTimestamp", 1 << 64),
+    ):
+        with pytest.raises(WireError):
+            wire.decode_request_untrusted(json.dumps({**good, name: value}))
+
+
+def test_nonce_of_a_wrong_size_does_not_authenticate() -> None:
+    request = wire.AuthenticateV2(6, bytes(32), bytes(48), bytes(11), 1, bytes(64))
+    assert not address_is_sealed_with(KEY, request)
+
+
+def test_forwarded_packet_of_a_strange_size_is_named() -> None:
+    plaintext = MixPacket(NodeAddress("192.0.2.1", 1), bytes(100)).encode()
+    with pytest.raises(WireError, match="failed to serialise created sphinx packet: 100 octets"):
+        decode_forward_untrusted(encode_frame(2, plaintext, KEY, bytes), KEY)

@@ -527,6 +527,7 @@ def test_texts_that_do_not_belong_to_the_handshake_are_skipped() -> None:
     joined.server.receive_data(b"\x01", 0.0)
     joined.client.receive_data('{"type":"send","remaining_bandwidth":1}', 0.0)
     joined.client.receive_data("[]", 0.0)
+    joined.client.receive_data(wire.BandwidthReply(1).encode(), 0.0)
     joined.run()
     assert joined.client.state is ClientState.READY
 
@@ -979,3 +980,80 @@ def test_any_sequence_of_events_ends_ready_with_the_same_balance_on_both_sides(a
     joined.run()
     assert joined.client.state is ClientState.READY
     assert joined.client.bandwidth == table.records[CLIENT].balance
+
+
+def test_last_second_used_is_to_be_stored() -> None:
+    joined = line(ClientTable()).start(NOON + 0.9)
+    assert joined.client.last_auth_timestamp == int(NOON)
+    again = reconnect(ClientTable(), joined)
+    assert again.client.last_auth_timestamp == 0  # that table knew nothing of us
+
+
+def test_reply_that_was_not_asked_for_ends_the_set_up_but_not_a_ready_session() -> None:
+    client = GatewayClient(CLIENT_SEED, GATEWAY, urandom=randomness("v"))
+    client.start(0.0, NOON)
+    client.receive_data(wire.BandwidthReply(1).encode(), 0.0)
+    assert isinstance(refused := client.next_event(), GatewayRefused)
+    assert refused.kind is Refusal.PROTOCOL
+    joined = line(ClientTable()).start()
+    joined.client.receive_data(wire.SupportedProtocolReply(6).encode(), 0.0)
+    assert joined.client.state is ClientState.READY
+
+
+def test_text_while_waiting_for_the_clock_is_ignored() -> None:
+    table = ClientTable()
+    first = line(table).start()
+    again = line(table, first.client.successor()).start()
+    again.client.receive_data(wire.BandwidthReply(1).encode(), 0.0)
+    again.client.receive_data("nonsense", 0.0)
+    assert again.client.state is ClientState.WAITING
+
+
+def test_registration_reply_of_a_newer_protocol_is_refused() -> None:
+    joined = handshake_until(2)
+    final, _ = joined.server.data_to_send(0.0)
+    joined.client.receive_data(final, 0.0)
+    joined.client.receive_data(wire.RegisterReply(7, True).encode(), 0.0)
+    assert isinstance(refused := joined.client.next_event(), GatewayRefused)
+    assert refused.kind is Refusal.VERSION
+
+
+def test_forgetting_statistics_keeps_the_registration() -> None:
+    table = ClientTable()
+    joined = line(table).start()
+    joined.client.forget_me(0.0, client=False, stats=True)
+    assert joined.run().client_events[-1] == ForgetAcknowledged()
+    assert CLIENT in table.records
+
+
+def test_unanswered_claim_ends_the_session() -> None:
+    client = line(ClientTable()).start().client
+    client.claim_bandwidth(5.0)
+    client.claim_bandwidth(6.0)
+    assert client.counters.claims == 2
+    assert client.next_deadline() == 35.0
+    client.handle_deadline(35.0)
+    assert isinstance(refused := client.next_event(), GatewayRefused)
+    assert refused.kind is Refusal.TIMEOUT
+
+
+def test_malformed_packet_error_does_not_answer_a_claim() -> None:
+    client = line(ClientTable()).start().client
+    client.claim_bandwidth(5.0)
+    client.receive_data(wire.ErrorReply(c.ERROR_MALFORMED_BINARY_PREFIX + "x").encode(), 5.0)
+    assert client.next_deadline() == 35.0
+    client.receive_data(wire.OutOfBandwidthReply(1, 0).encode(), 6.0)
+    assert client.counters.claims == 2
+
+
+def test_lost_connection_closes_quietly() -> None:
+    joined = line(ClientTable()).start()
+    joined.client.forward(PACKET, 0.0)
+    joined.client.connection_lost(0.0)
+    assert joined.client.state is ClientState.CLOSED
+    assert joined.client.data_to_send(0.0) == []
+    assert joined.client.next_event() is None
+    joined.server.connection_lost(0.0)
+    joined.server.connection_lost(0.0)
+    joined.server.replace(0.0)
+    assert [joined.server.next_event() for _ in range(2)] == [SessionClosed("connection lost"), None]

@@ -811,3 +811,81 @@ def test_nodes_know_their_hop_and_roles() -> None:
     assert node.hop.public_key == node.sphinx_key
     assert node.supported_roles == SupportedRoles(False, True, True)
     assert len(list(topology())) == 7
+
+
+def interval(**changes: object) -> dict[str, object]:
+    return {
+        "id": 3,
+        "epochs_in_interval": 720,
+        "current_epoch_start": "2026-05-15T09:00:00Z",
+        "current_epoch_id": 17,
+        "epoch_length": {"secs": 3600, "nanos": 0},
+        "total_elapsed_epochs": 2177,
+        **changes,
+    }
+
+
+def test_values_out_of_range_are_refused() -> None:
+    good = decode_epoch_untrusted(json.dumps(interval()))
+    assert good is not None
+    for spoilt in (
+        interval(epoch_length={"secs": 1, "nanos": 10**9}),
+        interval(id=1 << 32),
+        interval(current_epoch_start="2026-05-15 09:00:00.0 +00:00:00"),
+    ):
+        with pytest.raises(WireError):
+            decode_epoch_untrusted(json.dumps(spoilt))
+    binary = bytearray(bincode.encode_epoch(dataclasses.replace(good, epoch_nanos=999_999_999)))
+    binary[binary.index(b"\xff\xc9\x9a\x3b") + 1] = 0xCA
+    with pytest.raises(WireError, match="nanoseconds"):
+        bincode.decode_epoch_untrusted(bytes(binary))
+    with pytest.raises(ValueError, match="64 bits"):
+        bincode.encode_health(Health(uptime=1 << 64))
+    for text in (
+        '{"status":"up","chain_status":"odd","uptime":1}',
+        '{"status":"up","chain_status":1,"uptime":1}',
+    ):
+        with pytest.raises(WireError):
+            Health.decode_untrusted(text)
+
+
+def test_bodies_are_bounded() -> None:
+    with pytest.raises(WireError, match="too long"):
+        bincode.decode_skimmed_untrusted(bytes((32 << 20) + 1))
+    with pytest.raises(WireError, match="longer than"):
+        decode_rewarded_set_untrusted(b" " * ((4 << 20) + 1))
+    ids = {**json.loads(encode_rewarded_set(REWARDED)), "layer1": [1] * 20_001}
+    with pytest.raises(WireError, match="more than"):
+        decode_rewarded_set_untrusted(json.dumps(ids))
+    network = json.loads(encode_network(topology()))
+    details = network["node_details"]
+    for spoilt in (
+        {str(number): details["1"] for number in range(20_001)},
+        {"x": details["1"]},
+        {"1": {**details["1"], "sphinx_key": [1] * 31}},
+        {"1": {**details["1"], "identity_key": [2] + [0] * 31}},
+    ):
+        with pytest.raises(WireError):
+            decode_network_untrusted(json.dumps({**network, "node_details": spoilt}))
+    node = MIXES[0].to_json()
+    for field, value in (
+        ("x25519_sphinx_pubkey", "1" * 45),
+        ("ed25519_identity_pubkey", base58_encode(b"\x02" + bytes(31))),
+        ("ip_addresses", ["192.0.2.1"] * 65),
+        ("ip_addresses", ["fe80::1%eth0"]),
+        ("role", {"Mixnode": {"layer": 1}, "x": 1}),
+    ):
+        with pytest.raises(WireError):
+            SkimmedNode.decode_untrusted({**node, field: value})
+    page = json.loads(SkimmedPage.whole(METADATA, ()).encode())
+    page["metadata"]["status"] = {"stale": {}}
+    with pytest.raises(WireError):
+        SkimmedPage.decode_untrusted(json.dumps(page))
+
+
+def test_a_round_under_way_is_not_asked_for_again() -> None:
+    refresher = TopologyRefresher()
+    refresher.start(0.0)
+    refresher.start(1.0)
+    assert refresher.next_event() == RefreshDue()
+    assert refresher.next_event() is None
