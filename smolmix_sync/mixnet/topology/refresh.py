@@ -104,7 +104,7 @@ class TopologyRefresher:
         older, self.directory = self.directory, directory
         rotated = older is not None and older.topology.key_rotation_id != directory.topology.key_rotation_id
         self.failures = 0
-        self._events.append(TopologyChanged(directory, rotated))
+        self._replace_event(TopologyChanged(directory, rotated))
         self._schedule(now)
 
     def failed(self, now: float) -> None:
@@ -113,8 +113,16 @@ class TopologyRefresher:
         self._rotation += 1
         if self.failures > self.max_failures and self.directory is not None:
             self.directory = None
-            self._events.append(TopologyCleared())
+            self._replace_event(TopologyCleared())
         self._schedule(now)
+
+    def _replace_event(self, event: TopologyChanged | TopologyCleared) -> None:
+        """Queue what happened to the topology; what happened to it before is of no use to anyone."""
+        kept = [waiting for waiting in self._events if isinstance(waiting, RefreshDue)]
+        if isinstance(event, TopologyChanged):
+            earlier = (waiting.rotated for waiting in self._events if isinstance(waiting, TopologyChanged))
+            event.rotated = event.rotated or any(earlier)
+        self._events = deque([*kept, event])
 
     def _schedule(self, now: float) -> None:
         self._fetching = False

@@ -1010,7 +1010,7 @@ def test_text_while_waiting_for_the_clock_is_ignored() -> None:
 
 
 def test_registration_reply_of_a_newer_protocol_is_refused() -> None:
-    joined = handshake_until(2)
+    joined = handshake_until(3)
     final, _ = joined.server.data_to_send(0.0)
     joined.client.receive_data(final, 0.0)
     joined.client.receive_data(wire.RegisterReply(7, True).encode(), 0.0)

@@ -889,3 +889,13 @@ def test_a_round_under_way_is_not_asked_for_again() -> None:
     refresher.start(1.0)
     assert refresher.next_event() == RefreshDue()
     assert refresher.next_event() is None
+
+
+def test_events_that_nobody_takes_do_not_pile_up() -> None:
+    refresher = TopologyRefresher()
+    refresher.start(0.0, directory())
+    rotated = Directory(dataclasses.replace(topology(), key_rotation_id=91), ROTATION)
+    for _ in range(3):
+        refresher.succeeded(rotated, 1.0)
+    assert refresher.next_event() == TopologyChanged(rotated, rotated=True)
+    assert refresher.next_event() is None
