@@ -385,6 +385,7 @@ class MixnetCore:
         self._reconstructor.handle_deadline(now)
         self._reply_keys.handle_deadline(now)
         self._replies.handle_deadline(now)
+        self._abandon_given_up()
 
     def surbs_outstanding(self, recipient: Recipient, now: float) -> int:
         """Estimate how many of our SURBs *recipient* can still use, those in our queue included."""
@@ -460,6 +461,12 @@ class MixnetCore:
         elif outgoing.recipient is not None:
             self._again.append(outgoing)
         elif not self._replies.retransmit(outgoing, now):
+            self._pending.finish(outgoing.identifier)
+            self._stats.abandoned += 1
+
+    def _abandon_given_up(self) -> None:
+        """Stop to await the acks of replies whose sender gives no SURBs any more."""
+        for outgoing in self._replies.take_given_up():
             self._pending.finish(outgoing.identifier)
             self._stats.abandoned += 1
 
@@ -579,6 +586,7 @@ class MixnetCore:
                 now,
                 additional=message.content in _ADDITIONAL,
             )
+            self._abandon_given_up()
             if message.content.is_data:
                 stats.messages_received += 1
                 self._emit(MessageReceived(message.data, message.sender_tag))

@@ -113,7 +113,7 @@ class Reconstructor:
             else:
                 buffer.following = header.linked_id
         message = self._finish(key, buffer) if buffer.complete else None
-        self._make_room(key)
+        self._make_room()
         return message
 
     def next_deadline(self) -> float | None:
@@ -150,14 +150,10 @@ class Reconstructor:
         if len(self._recent) > self._config.max_recent_sets:
             self._recent.popitem(last=False)
 
-    def _make_room(self, kept: _Key) -> None:
+    def _make_room(self) -> None:
         config = self._config
         while len(self._sets) > config.max_fragment_sets or self._bytes > config.max_reassembly_bytes:
-            key = next(iter(self._sets))
-            if key == kept and len(self._sets) > 1:
-                self._sets.move_to_end(key)
-                continue
-            self._drop(key)
+            self._drop(next(iter(self._sets)))
             self.evicted += 1
 
     def _finish(self, key: _Key, buffer: _FragmentSet) -> bytes | None:

@@ -69,7 +69,7 @@ class ReplyController:
     """
 
     __slots__ = (
-        "_config", "_demands", "_purge_at", "_queued", "_ready", "_ready_again", "_rotation",
+        "_config", "_demands", "_given_up", "_purge_at", "_queued", "_ready", "_ready_again", "_rotation",
         "_senders", "_stale_at", "_sweep_at", "dropped_replies", "dropped_senders", "dropped_surbs",
     )  # fmt: skip
 
@@ -79,6 +79,7 @@ class ReplyController:
         self._ready: OrderedDict[bytes, _Sender] = OrderedDict()  # can send data: round robin
         self._ready_again: OrderedDict[bytes, _Sender] = OrderedDict()  # can retransmit
         self._demands: deque[SurbDemand] = deque()
+        self._given_up: list[Outgoing] = []
         self._queued = 0
         self._sweep_at: float | None = None
         self._rotation = 0
@@ -224,6 +225,11 @@ class ReplyController:
         self._changed(sender)
         return outgoing, surb
 
+    def take_given_up(self) -> list[Outgoing]:
+        """Return the packets that will not be repeated: their acks need not be awaited."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
     # -- timers ----------------------------------------------------------------------------------------------
 
     def rotate(self, key_rotation: int, now: float) -> None:
@@ -350,8 +356,7 @@ class ReplyController:
             self._changed(sender)
 
     def _drop_replies(self, sender: _Sender) -> None:
-        for outgoing in (*sender.queue, *sender.retransmissions):
-            outgoing.done = True
+        self._given_up.extend(sender.retransmissions)
         self.dropped_replies += len(sender.queue) + len(sender.retransmissions)
         self._queued -= len(sender.queue)
         sender.queue.clear()

@@ -110,3 +110,13 @@ class TrafficSettings:
     # -- events ----------------------------------------------------------------------------------------------
     #: Events that wait for next_event; beyond it the oldest is dropped and counted.
     max_events: int = 8192
+
+    def __post_init__(self) -> None:
+        if PacketSize.ACK in (self.primary_packet_size, self.secondary_packet_size):
+            raise ValueError("messages do not fit into packets of the ack size")
+        if self.primary_packet_size is self.secondary_packet_size:
+            raise ValueError("the secondary packet size equals the primary one")
+        if self.average_packet_delay < 0 or self.average_ack_delay < 0:
+            raise ValueError("a delay cannot be negative")
+        if self.surb_answer_batch < 1 or self.max_surb_answers < 1:
+            raise ValueError("SURB requests must be answered")

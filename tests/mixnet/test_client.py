@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.mixnet_world import Client, World
 
 from smolmix_sync.address import Recipient
+from smolmix_sync.mixnet.acks import encode_ack
 from smolmix_sync.mixnet.client import (
     CONTROL_LANE,
     ClientKeys,
@@ -26,6 +27,7 @@ from smolmix_sync.mixnet.message import (
 )
 from smolmix_sync.mixnet.settings import TrafficSettings
 from smolmix_sync.mixnet.sphinx import PacketSize
+from smolmix_sync.mixnet.topology import RewardedSet, Topology
 
 EXIT = {"surb_threshold_buffer": 50}
 
@@ -113,6 +115,7 @@ def test_every_message_and_reply_is_delivered_once_over_a_bad_network(seed: int)
     assert exit_.core.stats.retransmissions
     assert alice.core.stats.surb_requests_received
     assert alice.core.awaiting_ack == exit_.core.awaiting_ack == 0
+    assert exit_.core.reconstructor.pending == 0
     assert alice.core.queued(world.now) == exit_.core.queued(world.now) == 0
     assert len({event.sender_tag for event in exit_.messages}) == 1
 
@@ -156,14 +159,38 @@ def test_without_a_limit_a_packet_is_repeated_until_its_ack_comes() -> None:
 def test_a_late_ack_saves_a_retransmission_that_waits_for_its_slot() -> None:
     world = World()
     alice, bob = world.client(7), world.client(8)
-    alice.core.send(bob.core.address, b"x", world.now)
-    assert world.run(1, until=lambda: bool(alice.sent))
+    for _ in range(2):
+        alice.core.send(bob.core.address, b"x", world.now)
+        assert alice.core.next_packet(world.now) is not None
+    identifiers = list(alice.core._pending._pending)
     world.now += 10.0
     alice.core.handle_deadline(world.now)
     assert alice.core.urgent(world.now)
-    world.run(1)  # now the ack arrives
-    assert alice.core.next_packet(world.now) is None or alice.core.stats.retransmissions
-    assert bob.messages == [bob.messages[0]]
+    for identifier in identifiers:
+        assert alice.core.queued(world.now)
+        alice.receive(encode_ack(alice.core._keys.ack_key, identifier, bytes(16)))
+    assert not alice.core.urgent(world.now)
+    assert alice.core.next_packet(world.now) is None
+    assert alice.core.stats.retransmissions == 0
+
+
+@pytest.mark.parametrize("how_long", [1.0, 30.0])  # the timers run; or the packets wait for SURBs
+def test_replies_to_a_sender_that_was_pushed_out_are_abandoned(how_long: float) -> None:
+    world = World()
+    alice, bob = world.client(7), world.client(8, max_senders=1)
+    answering(world, bob)
+    alice.core.send(bob.core.address, b"x", world.now, surbs=13)
+    assert world.run(5, until=lambda: bool(bob.sent))
+    world.loss = 1.0
+    world.run(how_long)
+    world.loss = 0.0
+    waiting = bob.core.awaiting_ack
+    assert waiting
+    world.client(7).core.send(bob.core.address, b"y", world.now, surbs=2)
+    world.run(5)
+    assert bob.core.stats.abandoned == waiting
+    assert bob.core.awaiting_ack == 0
+    assert bob.core.queued(world.now) == 0
 
 
 def test_cover_comes_back_and_is_dropped() -> None:
@@ -358,13 +385,29 @@ def test_a_message_to_an_unknown_gateway_is_dropped_and_the_next_one_goes() -> N
     assert alice.core.stats.dropped_unroutable == 2
 
 
+def test_surbs_that_cannot_be_built_drop_their_message_and_no_more() -> None:
+    world = World()
+    alice, bob = world.client(7), world.client(8)
+    alice.core.set_topology(
+        Topology(world.topology.nodes, RewardedSet(0, (7,), (8,), (1,), (), (5,))), world.now
+    )
+    alice.core.send(bob.core.address, b"x", world.now, surbs=3)
+    alice.core.send_surbs(bob.core.address, 3, world.now)
+    assert alice.core.next_packet(world.now) is None
+    assert alice.core.cover_packet(world.now) is None
+    assert not alice.core.prepare(world.now)
+    assert alice.core.stats.dropped_unroutable == 2
+    assert alice.core.surbs_outstanding(bob.core.address, world.now) == 0
+    alice.core.set_topology(world.topology, world.now)
+    alice.core.send(bob.core.address, b"y", world.now, surbs=3)
+    assert world.run(5, until=lambda: bool(bob.messages))
+
+
 def test_a_retransmission_without_a_route_waits_for_a_better_topology() -> None:
     world = World(loss=1.0)
     alice, bob = world.client(7), world.client(8)
     alice.core.send(bob.core.address, b"x", world.now)
     world.run(1)
-    from smolmix_sync.mixnet.topology import Topology
-
     nodes = {number: node for number, node in world.topology.nodes.items() if number != 8}
     alice.core.set_topology(Topology(nodes, world.topology.rewarded_set, key_rotation_id=4), world.now)
     world.run(10)

@@ -116,3 +116,11 @@ def test_a_forgotten_recipient_gets_nothing_more() -> None:
     queue.grant(B, 1)
     queue.forget(A)
     assert batches(queue) == [(B, 1)]
+
+
+def test_an_answer_that_cannot_be_built_is_skipped() -> None:
+    queue = answers()
+    queue.grant(A, 20)
+    none = deque[Outgoing]()
+    assert queue.pop(lambda to, count: QueuedMessage(to, None, True, count, None, 0), lambda _: none) is None
+    assert not queue

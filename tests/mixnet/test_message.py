@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support import vectors
+from support.mixnet_cases import message_of
 
 from smolmix_sync.address import Recipient
 from smolmix_sync.crypto import blake3_digest
@@ -34,22 +35,6 @@ from smolmix_sync.mixnet.packets import per_fragment
 from smolmix_sync.mixnet.sphinx import NodeAddress, PacketSize, Surb
 
 TAG = bytes(range(16))
-
-
-def message_of(case: dict[str, Any]) -> NymMessage:
-    """Build the message a vector describes."""
-    kind, content = case["kind"], case.get("content")
-    data = bytes.fromhex(case.get("data") or "")
-    if kind == "plain":
-        return PlainMessage(data)
-    if kind == "repliable":
-        surbs = [ReplySurb.decode_untrusted(bytes.fromhex(surb["bytes"])) for surb in case["surbs"]]
-        rotation = case["surbs"][0]["key_rotation_byte"] if surbs else 0
-        tag = bytes.fromhex(case["sender_tag"])
-        return RepliableMessage(tag, RepliableContent[content.upper()], surbs, rotation, data)
-    if content == "data":
-        return ReplyData(data)
-    return SurbRequest(Recipient.decode_untrusted(bytes.fromhex(case["recipient"])), int(case["amount"]))
 
 
 def decoded(padded: bytes) -> NymMessage | None:
@@ -215,3 +200,9 @@ def test_messages_that_peers_would_misread_are_not_encoded(message: NymMessage) 
 def test_nothing_secret_is_in_a_repr() -> None:
     shown = "".join(map(repr, chain([surb(65)], [PlainMessage(b"AAAA"), ReplyData(b"AAAA")])))
     assert "A" * 4 not in shown
+
+
+@pytest.mark.parametrize("size", [0, 396, 411, 413])
+def test_a_surb_of_impossible_length_is_refused(size: int) -> None:
+    with pytest.raises(WireError):
+        ReplySurb.decode_untrusted(bytes(16 + 348) + b"\4" + bytes(size))

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from support import vectors
+from support.mixnet_cases import message_of
 from support.mixnet_world import World
 
 from smolmix_sync.address import Recipient
@@ -16,8 +17,8 @@ from smolmix_sync.mixnet.cover import cover_plaintext, is_cover
 from smolmix_sync.mixnet.fragment_encryption import decrypt_fragment_untrusted, decrypt_reply_fragment
 from smolmix_sync.mixnet.fragments import COVER_FRAGMENT_ID, FragmentHeader, fragment_id, pad_message, split
 from smolmix_sync.mixnet.message import (
+    NymMessage,
     PlainMessage,
-    RepliableContent,
     RepliableMessage,
     ReplyData,
     ReplySurb,
@@ -119,6 +120,17 @@ def fragments_of(message: bytes, size: int, recorded: list[bytes]) -> list[bytes
     return split(pad_message(message, size), size, iter(ids).__next__)
 
 
+def event_of(message: NymMessage, replier: Recipient | None) -> MessageReceived | None:
+    """Return what a client reports of *message*."""
+    if isinstance(message, PlainMessage):
+        return MessageReceived(message.data)
+    if isinstance(message, ReplyData):
+        return MessageReceived(message.data, None, True, replier)
+    if isinstance(message, RepliableMessage) and message.content.is_data:
+        return MessageReceived(message.data, message.sender_tag)
+    return None
+
+
 def test_packets_agree_with_the_recorded_vectors_hop_by_hop() -> None:
     def check(case: dict[str, Any]) -> None:
         nodes = case["topology"]["nodes"]
@@ -147,11 +159,10 @@ def test_packets_agree_with_the_recorded_vectors_hop_by_hop() -> None:
             fragments.append(decrypted)
         assert not core.stats.dropped_malformed
         if fragments:
-            data = bytes.fromhex(case["message"]["data"])
-            assert case["message"]["kind"] == "plain"
+            message = message_of(case["message"])
             size = per_fragment(PacketSize[case["packet_size"].upper()])
-            assert fragments_of(PlainMessage(data).encode(), size, fragments) == fragments
-            assert core.next_event() == MessageReceived(data)
+            assert fragments_of(message.encode(), size, fragments) == fragments
+            assert core.next_event() == event_of(message, None)
         assert core.next_event() is None
 
     vectors.run("message_packets.json", {"cases": check})
@@ -171,15 +182,15 @@ def test_replies_agree_with_the_recorded_vectors_hop_by_hop() -> None:
             assert payload[SURB_ACK_SIZE:].hex() == entry["message_to_client"]
             replier.receive_data(payload[SURB_ACK_SIZE:], float(index))
             fragments.append(bytes.fromhex(entry["fragment"]))
-        tag, data = vectors.unhex(recorded, "sender_tag", "data")
         surbs = [ReplySurb.decode_untrusted(bytes.fromhex(surb["bytes"])) for surb in recorded["surbs"]]
         for surb, entry in zip(surbs, recorded["surbs"], strict=True):
             assert surb.digest.hex() == entry["key_digest"]
-        rotation = recorded["surbs"][0]["key_rotation_byte"]
-        message = RepliableMessage(tag, RepliableContent[recorded["content"].upper()], surbs, rotation, data)
-        assert fragments_of(message.encode(), REGULAR, fragments) == fragments
-        assert replier.next_event() == MessageReceived(data, tag)
-        assert replier.replies.available(tag) == len(surbs)
+        message = message_of(recorded)
+        assert isinstance(message, RepliableMessage)
+        size = len(fragments[0])
+        assert fragments_of(message.encode(), size, fragments) == fragments
+        assert replier.next_event() == event_of(message, None)
+        assert replier.replies.available(message.sender_tag) == len(surbs)
 
         (ack_key,) = vectors.unhex(case["replier"], "ack_key")
         owner = core_of(case["surb_owner"])
@@ -193,14 +204,17 @@ def test_replies_agree_with_the_recorded_vectors_hop_by_hop() -> None:
             assert identifier == fragment_id(fragment)
             replies.append(fragment)
             # a SURB has no randomness of its own: the packet can be made again
-            made, first_hop = surb.surb.use(bytes.fromhex(entry["hops"][-1]["payload"]), PacketSize.REGULAR)
+            plaintext = bytes.fromhex(entry["hops"][-1]["payload"])
+            made, first_hop = surb.surb.use(
+                plaintext, PacketSize.of_packet_untrusted(bytes(len(plaintext) + 365))
+            )
             again = MixPacket(first_hop, made, entry["surb_key_rotation_byte"])
             assert again.encode().hex() == entry["mix_packet"]["mix_packet_v2"]
             owner._reply_keys.add(surb.digest, surb.encryption_key, replier.address, 0.0)
             owner.receive_data(pushed, float(index))
-        (data,) = vectors.unhex(case["reply_message"], "data")
-        assert fragments_of(ReplyData(data).encode(), REGULAR, replies) == replies
-        assert owner.next_event() == MessageReceived(data, None, True, replier.address)
+        reply = message_of(case["reply_message"])
+        assert fragments_of(reply.encode(), size, replies) == replies
+        assert owner.next_event() == event_of(reply, replier.address)
         assert owner.stats.surbs_used == len(replies)
 
     vectors.run("message_replies.json", {"cases": check})

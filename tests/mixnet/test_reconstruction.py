@@ -113,6 +113,7 @@ def test_a_cycle_of_linked_sets_is_dropped_for_good() -> None:
     "parts",
     [
         [*full_set(1, None, 2), fragment(2, 1, 1, 3)],  # the second set names another first one
+        [fragment(2, 1, 1, 3), *full_set(1, None, 2)],  # and is there before
         [fragment(2, 1, 1, 1), *full_set(1, None, None)],  # the first set has no next one
         [fragment(2, 1, 1, 1), *full_set(1, None, 3)],  # or names another
         [*full_set(1, None, 2), fragment(2, 1, 1)],  # the second set has no previous one

@@ -265,6 +265,28 @@ def test_surbs_of_the_past_key_rotation_go_stale_are_replaced_and_go() -> None:
     assert bench.controller.available(A) == 0
 
 
+def test_a_rotation_does_not_touch_surbs_that_are_new_already() -> None:
+    bench = Bench(epoch_duration=800.0)
+    bench.give(20, rotation=1)
+    bench.controller.rotate(1, 0.0)
+    bench.controller.handle_deadline(800.0)
+    assert bench.controller.available(A) == 20
+    assert not bench.controller.has_demand
+    assert bench.controller.dropped_surbs == 0
+
+
+def test_a_retransmission_acked_at_the_last_moment_is_passed_over() -> None:
+    bench = Bench()
+    for tag in (A, B):
+        bench.give(30, tag)
+        bench.controller.retransmit(bench.packets(1, tag)[0], 0.0)
+    first = bench.controller._ready_again[A].retransmissions[0]
+    first.done = True
+    found = bench.controller.next_retransmission(0.0)
+    assert found is not None
+    assert found[0].sender_tag == B
+
+
 def test_fresh_surbs_push_out_stale_ones() -> None:
     bench = Bench(epoch_duration=800.0)
     bench.give(20, rotation=2)
