@@ -223,23 +223,26 @@ class GatewayClient:
         return self._version
 
     def start_delay(self, unix_now: float) -> float:
-        """Return how many seconds to wait before dialling, so that authentication can succeed at once."""
-        if self._key is None:
-            return 0.0
+        """Return how many seconds to wait before dialling, so that authentication can succeed at once.
+
+        Nothing when the clock is far behind the last authentication: ``start`` registers anew then.
+        """
         delay = self._last_auth + 1 - unix_now
-        return delay + _HOLD_MARGIN if delay > 0 else 0.0
+        if self._key is None or delay <= 0 or delay > _LONGEST_HOLD:
+            return 0.0
+        return delay + _HOLD_MARGIN
 
     # Life cycle.
 
     def start(self, now: float, unix_now: float) -> None:
         """Begin, the websocket being open. *unix_now* is the wall clock in seconds."""
         self.update_clock(now, unix_now)
+        if self._last_auth + 1 - unix_now > _LONGEST_HOLD:
+            # The clock was set back: no signature of ours would be accepted until it has caught up. A
+            # registration is not dated, so it works at once; only the stored messages are lost.
+            self._key = None
         delay = self.start_delay(unix_now)
-        if delay > _LONGEST_HOLD:
-            self._refuse(
-                f"the clock is {delay:.0f} s behind the last authentication", Refusal.STALE_TIMESTAMP
-            )
-        elif delay > 0:
+        if delay > 0:
             self.state = ClientState.WAITING
             self._deadline = now + delay
             self._emit(MustWait(delay))
@@ -279,7 +282,7 @@ class GatewayClient:
         assert self._key is not None
         timestamp = max(int(now + self._offset), 0)
         if timestamp <= self._last_auth:
-            # The clock was set back while we waited: WAITING again, or given up by start()'s rule.
+            # The clock was set back while we waited: WAITING again, or registering by start()'s rule.
             self.start(now, now + self._offset)
             return
         self._last_auth = timestamp
@@ -298,6 +301,10 @@ class GatewayClient:
         if kind is Refusal.NOT_REGISTERED:
             self._key = None
             self._last_auth = 0
+        elif kind is Refusal.CLOCK_SKEW:
+            self._key = None  # a registration is not dated, so the next connection can make one
+        elif kind is Refusal.VERSION:
+            self._version = None
         self._close()
         if farewell is not None:
             self._out.append(farewell)

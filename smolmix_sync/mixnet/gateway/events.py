@@ -45,7 +45,7 @@ class Refusal(enum.Enum):
     TICKETS_REQUIRED = "tickets required"
     #: Another live connection has this identity: try again after more than one second.
     ALREADY_CONNECTED = "already connected"
-    #: Our clock and the gateway's differ by more than two minutes.
+    #: Our clock and the gateway's differ by more than two minutes: the next session registers anew.
     CLOCK_SKEW = "clock skew"
     #: Our timestamp is not above the last one used: wait until the clock has passed it.
     STALE_TIMESTAMP = "stale timestamp"

@@ -313,13 +313,16 @@ def test_second_authentication_within_a_second_waits_for_the_next() -> None:
     assert again.client.state is ClientState.READY
 
 
-def test_clock_that_jumped_back_far_is_refused_before_anything_is_sent() -> None:
+def test_client_whose_clock_was_set_back_far_registers_anew_at_once() -> None:
     table = ClientTable()
     first = line(table).start()
     first.server.connection_lost(0.0)
-    again = line(table, first.client.successor()).start(NOON - 100)
-    assert again.refusal() is Refusal.STALE_TIMESTAMP
-    assert again.to_server == []
+    client = first.client.successor()
+    assert client.start_delay(NOON - 3600) == 0.0
+    again = line(table, client).start(NOON - 3600, NOON)
+    assert again.client.state is ClientState.READY
+    assert isinstance(again.client_events[0], Registered)
+    assert again.client.last_auth_timestamp == int(NOON)
 
 
 def test_clock_set_back_while_waiting_waits_again() -> None:
@@ -336,7 +339,7 @@ def test_clock_set_back_while_waiting_waits_again() -> None:
 
 
 @pytest.mark.parametrize("skew", [-200.0, 200.0])
-def test_skewed_clock_is_refused(skew: float) -> None:
+def test_skewed_clock_is_refused_and_the_next_connection_registers(skew: float) -> None:
     table = ClientTable()
     key = line(table).start().client.shared_key
     client = GatewayClient(CLIENT_SEED, GATEWAY, urandom=randomness("k"), shared_key=key)
@@ -344,6 +347,9 @@ def test_skewed_clock_is_refused(skew: float) -> None:
     joined = line(table, client).start(NOON + skew, NOON)
     assert joined.refusal() is Refusal.CLOCK_SKEW
     assert len(joined.errors()) == 2
+    again = line(table, joined.client.successor(), now=2.0).start(NOON + skew + 2, NOON + 2)
+    assert isinstance(again.client_events[0], Registered)
+    assert again.client.state is ClientState.READY
 
 
 def test_allowance_ends_at_midnight_and_is_claimed_again_before_the_next_packet() -> None:
