@@ -8,8 +8,28 @@ this package is the other side of everything that `smolmix_sync.mixnet` and
 
 from __future__ import annotations
 
-from smolmix_sync.localnet.config import LocalNetConfig
-from smolmix_sync.localnet.control import ControlError
-from smolmix_sync.localnet.localnet import LocalNet, LocalNetFailed, NodeControl
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smolmix_sync.localnet.config import LocalNetConfig
+    from smolmix_sync.localnet.control import ControlError
+    from smolmix_sync.localnet.localnet import LocalNet, LocalNetFailed, NodeControl
 
 __all__ = ["ControlError", "LocalNet", "LocalNetConfig", "LocalNetFailed", "NodeControl"]
+
+_HOMES = {
+    "ControlError": "control",
+    "LocalNet": "localnet",
+    "LocalNetConfig": "config",
+    "LocalNetFailed": "localnet",
+    "NodeControl": "localnet",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names on first use: the node processes need none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,7 +2,7 @@
 
 The authority's key exists in the supervisor's memory while the certificates are
 signed, and is forgotten then; only ``ca.pem`` (public) is written. Leaf keys go
-to the processes over their pipes, and into OpenSSL through an anonymous file.
+to the processes over their life lines.
 
 Source: design.md decision 17a.
 """
@@ -11,27 +11,18 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
-import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["CertificateAuthority", "Leaf", "self_signed", "server_context"]
+from smolmix_sync.localnet.tls import Leaf
+
+__all__ = ["CertificateAuthority", "self_signed"]
 
 _DAY = datetime.timedelta(days=1)
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A certificate chain and its private key, both PEM text."""
-
-    chain: str
-    key: str = field(repr=False)
 
 
 class CertificateAuthority:
@@ -89,18 +80,6 @@ def self_signed(name: str) -> Leaf:
     """Return a certificate for *name* that nobody vouches for."""
     authority = CertificateAuthority("nobody")
     return authority.issue([name])
-
-
-def server_context(leaf: Leaf) -> ssl.SSLContext:
-    """Return a server's TLS context for *leaf*; the key touches no file system."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
-    try:
-        os.write(descriptor, (leaf.key + leaf.chain).encode())
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-    return context
 
 
 def _name(text: str) -> x509.Name:

@@ -36,9 +36,9 @@ from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from smolmix_sync.crypto import ed25519_public_from_seed
 from smolmix_sync.errors import WireError
-from smolmix_sync.localnet.ca import Leaf, server_context
 from smolmix_sync.localnet.process import main
 from smolmix_sync.localnet.sphinxnode import SphinxProgram
+from smolmix_sync.localnet.tls import Leaf, server_context
 from smolmix_sync.mixnet.gateway import (
     ClientAuthenticated,
     ClientForgotten,

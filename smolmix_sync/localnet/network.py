@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from smolmix_sync.localnet.ca import CertificateAuthority, Leaf, self_signed
+from smolmix_sync.localnet.ca import CertificateAuthority, self_signed
 from smolmix_sync.localnet.config import Host, LocalNetConfig, build_hosts
 from smolmix_sync.localnet.plan import (
     PortBook,
@@ -32,6 +32,7 @@ from smolmix_sync.localnet.plan import (
     reserve_service_ports,
 )
 from smolmix_sync.localnet.process import Channel, die_with_parent
+from smolmix_sync.localnet.tls import Leaf
 from smolmix_sync.mixnet.sphinx import NodeAddress
 from smolmix_sync.mixnet.topology.timestamps import Timestamp
 

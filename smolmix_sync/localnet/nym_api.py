@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from smolmix_sync.localnet.ca import Leaf, server_context
 from smolmix_sync.localnet.httpd import HttpServer, Request, Response
 from smolmix_sync.localnet.plan import Directory
 from smolmix_sync.localnet.process import Program, main
+from smolmix_sync.localnet.tls import Leaf, server_context
 from smolmix_sync.mixnet.topology import Node
 from smolmix_sync.mixnet.topology.bincode import encode_skimmed
 from smolmix_sync.mixnet.topology.described import BuildInformation, DescribedNode, DescribedPage, SphinxKey

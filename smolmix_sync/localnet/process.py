@@ -90,13 +90,14 @@ class Channel:
             TimeoutError: no answer in *timeout* seconds.
         """
         self._last_id += 1
+        request_id = self._last_id  # others may be made while this one waits
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting[self._last_id] = future
-        self.send({"id": self._last_id, "op": op, **arguments})
+        self._waiting[request_id] = future
+        self.send({"id": request_id, "op": op, **arguments})
         try:
             return await asyncio.wait_for(future, timeout)
         finally:
-            self._waiting.pop(self._last_id, None)
+            self._waiting.pop(request_id, None)
 
     def answered(self, message: dict[str, Any]) -> None:
         """Resolve the request that *message* answers."""

@@ -12,13 +12,13 @@ import socket
 import struct
 from typing import Any
 
-from smolmix_sync.localnet.ca import Leaf, server_context
 from smolmix_sync.localnet.config import Host
 from smolmix_sync.localnet.httpd import HttpServer, Request, Response
 from smolmix_sync.localnet.mailsink import MailSink
 from smolmix_sync.localnet.nameserver import NameServer, Zone
 from smolmix_sync.localnet.process import Program, main
 from smolmix_sync.localnet.site import site
+from smolmix_sync.localnet.tls import Leaf, server_context
 
 __all__ = ["SERVICE_NAMES", "Services"]
 
