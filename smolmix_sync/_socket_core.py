@@ -406,14 +406,22 @@ def bind(self: Any, address: Any) -> None:
         if flows.unmapped(host) not in port.device.addresses:
             raise os_error(errno.EADDRNOTAVAIL)
     try:
-        number = ports.reserve(flow, number)
+        number = _reserve(flow, number)
     except OSError:
         flows.release_local(flow)
         raise
-    flow.laddr = (host, number, *target[2:])  # type: ignore[assignment]
+    flow.laddr = (host, number, *target[2:])
     flow.bound = True
     if not flow.stream:
         _open_datagrams(self, flow)  # it may receive before it sends
+
+
+def _reserve(flow: Flow, number: int) -> int:
+    """Reserve a local port; a holder that was closed a moment ago gives it up first."""
+    for other in ports.holders(flow.stream, number):
+        if other.device is not None and not other.device.closed:
+            other.device.loop.call(bool)  # closes are seen before any command runs
+    return ports.reserve(flow, number)
 
 
 def _bind_twin(flow: Flow, target: Address) -> int:
@@ -429,7 +437,7 @@ def _bind_twin(flow: Flow, target: Address) -> int:
             raise
         number = int(twin.getsockname()[1])
         try:
-            ports.reserve(flow, number)
+            _reserve(flow, number)
         except OSError:
             twin.close()
             if target[1]:
@@ -471,7 +479,7 @@ def listen(self: Any, backlog: int = 128) -> None:
     if not port.device.up:
         port.wait_ready(_timeout(self) or None, fail_fast=True)
     if flow.laddr is None:
-        flow.laddr = (_ANY[flow.family][0], ports.reserve(flow, 0), *_ANY[flow.family][2:])  # type: ignore[assignment]
+        flow.laddr = (_ANY[flow.family][0], ports.reserve(flow, 0), *_ANY[flow.family][2:])
     flow.fd = _fileno(self)
     nursery.take(flow)
     from smolmix_sync.reactor.listeners import listen as listen_in_stack
@@ -526,6 +534,8 @@ def getpeername(self: Any) -> Any:
     if flow is None:
         return CSocket.getpeername(self)
     if flow.raddr is None or (flow.stream and flow.state is not FlowState.ESTABLISHED):
+        raise os_error(errno.ENOTCONN)
+    if flow.stream and getattr(flow.pump, "over", False):
         raise os_error(errno.ENOTCONN)
     return flow.raddr
 

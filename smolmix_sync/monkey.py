@@ -82,7 +82,7 @@ class MixC(CSocket, metaclass=_CLike):
     __slots__ = ()  # same layout as the C type, or its subclasses could not be re-based
 
 
-MixC.__init__ = _bare_init  # type: ignore[method-assign,assignment]
+MixC.__init__ = _bare_init  # type: ignore[method-assign]
 for _name, _function in METHODS.items():
     setattr(MixC, _name, _function)
 del _name, _function
@@ -220,7 +220,7 @@ def _patch_gevent(changes: _Changes, *, names: bool) -> None:
         configured = config.resolver
         config.resolver = Resolver
         changes.on_undo(lambda: setattr(config, "resolver", configured))
-        hub = get_hub_if_exists()
+        hub: Any = get_hub_if_exists()
         if hub is not None and hub._resolver is not None and not isinstance(hub._resolver, Resolver):
             chosen = hub._resolver
             hub.resolver = Resolver(hub)
@@ -367,7 +367,7 @@ def patch_all(
         LeakBlocked: (strict) the environment would lead traffic past the tunnel.
     """
     global _active
-    options = {
+    options: dict[str, Any] = {
         "tunnel": tunnel, "direct": (direct,) if isinstance(direct, str) else tuple(direct), "listen": listen,
         "dns": dns, "strict": strict, "isolate": isolate,
     }  # fmt: skip

@@ -28,7 +28,6 @@ from smolmix_sync.reactor._originals import original, os_error
 from smolmix_sync.reactor.provider import TunnelPort
 
 if TYPE_CHECKING:
-    from socket import *  # noqa: F403
     from socket import socket as _Base
 else:
     # gevent may have replaced the name; its class has another layout.
@@ -190,7 +189,7 @@ def create_server(
 
 def fromfd(fd: int, family: int, type: int, proto: int = 0) -> MixSocket:
     """Return a socket for a duplicate of *fd*, as ``socket.fromfd``."""
-    return MixSocket(family, type, proto, _stdlib.dup(fd) if hasattr(_stdlib, "dup") else os.dup(fd))
+    return MixSocket(family, type, proto, os.dup(fd))
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,6 @@ from smolmix_sync.reactor._originals import original
 from smolmix_sync.socket import MixSocket, create_connection
 
 if TYPE_CHECKING:
-    from ssl import *  # noqa: F403
     from ssl import SSLContext as _ContextBase
     from ssl import SSLSocket as _SocketBase
 else:

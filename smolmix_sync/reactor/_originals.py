@@ -19,7 +19,7 @@ import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __all__ = [
     "CSocket",
@@ -66,7 +66,10 @@ def _c_socket_type() -> type[_socket.socket]:
     raise ImportError("smolmix_sync: _socket.socket is not the interpreter's C type any more")
 
 
-CSocket = _c_socket_type()
+if TYPE_CHECKING:
+    from _socket import socket as CSocket
+else:
+    CSocket = _c_socket_type()
 socketpair = _socket.socketpair
 getaddrinfo = original("_socket", "getaddrinfo")
 gethostbyname = original("_socket", "gethostbyname")

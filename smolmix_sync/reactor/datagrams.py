@@ -98,7 +98,6 @@ class DatagramPump:
         self._udp = device.require_stack().udp(address, flow.laddr[1], v6only=v6only, reuse=reuse)
         device.own(self._udp, self)
         self._reader = device.loop.watch_read(flow.end.fileno(), self._on_app_readable)
-        device.loop.closes.remove(flow.end.fileno())
         if self._peer is not None:
             self.connect(self._peer)
         self._reader.start()
@@ -179,8 +178,6 @@ class DatagramPump:
         assert self.flow.end is not None
         if self._gone or hung_up(self.flow.end):
             self.release()
-        else:  # SHUT_WR
-            self._device.loop.closes.add(self.flow.end.fileno(), self._on_hup)
 
     def _send(self, payload: bytes, host: str, port: int) -> bool:
         """Hand one datagram to the stack; False when it has to wait."""
@@ -194,9 +191,7 @@ class DatagramPump:
         except BlockingIOError:
             self._held = (payload, host, port)
             assert self._reader is not None
-            assert self.flow.end is not None
             self._reader.stop()
-            self._device.loop.closes.add(self.flow.end.fileno(), self._on_hup)
             return False
         except OSError as problem:
             self._tell(problem.errno or errno.EIO)
@@ -209,8 +204,7 @@ class DatagramPump:
         if held is not None and self._send(*held):
             if self._gone:
                 self._drain_and_close()
-            elif self._reader is not None and self.flow.end is not None:
-                self._device.loop.closes.remove(self.flow.end.fileno())
+            elif self._reader is not None:
                 self._reader.start()
 
     # --- network to application ---
@@ -246,10 +240,8 @@ class DatagramPump:
         self._udp = None
         self._held = None
         self.flow.pump = None
-        if self._gone or self.flow.end is None:
+        if self._gone:
             self.release()
-        else:
-            self._device.loop.closes.add(self.flow.end.fileno(), self._on_hup)
 
     def _tell(self, number: int) -> None:
         """Deliver an error datagram."""

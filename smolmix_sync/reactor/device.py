@@ -307,7 +307,7 @@ class Device:
             owner = self._owners.get(thing)
             if mask & CLOSED:
                 self._owners.pop(thing, None)
-                self._orphans.discard(thing)  # type: ignore[arg-type]
+                self._orphans.discard(thing)
             if owner is not None:
                 owner.on_event(mask)
 

@@ -423,6 +423,11 @@ class _Ports:
                 return port
         raise os_error(errno.EADDRINUSE)
 
+    def holders(self, stream: bool, port: int) -> list[Flow]:
+        """Return who has *port*."""
+        with self._lock:
+            return list(self._holders.get((stream, port), ()))
+
     def release(self, flow: Flow) -> None:
         """Give the port back."""
         if flow.reserved is None:

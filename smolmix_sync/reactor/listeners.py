@@ -82,7 +82,7 @@ class ListenPump:
         )
         flow.device = device
         flow.pump = self
-        flow.laddr = (address[0], self._listener.local[1], *address[2:])  # type: ignore[assignment]
+        flow.laddr = (address[0], self._listener.local[1], *address[2:])
         flow.state = FlowState.LISTEN
         device.own(self._listener, self)
         end = flow.end.fileno()

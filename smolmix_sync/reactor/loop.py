@@ -207,7 +207,8 @@ class ReactorLoop:
     def _run(self, ready: Any) -> None:
         try:
             self._ident = get_ident()
-            self._hub = hub = gevent.get_hub()
+            hub: Any = gevent.get_hub()
+            self._hub = hub
             # The hub prints errors of watchers to stderr; ours are bugs, and go to the log.
             hub.handle_error = self._hub_error
             hub.name = self.name

@@ -28,7 +28,7 @@ from smolmix_sync.reactor.flow import (
     release_local,
     unmapped,
 )
-from smolmix_sync.reactor.settings import apply_option, apply_options
+from smolmix_sync.reactor.settings import SO_LINGER, apply_option, apply_options
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
@@ -272,6 +272,9 @@ class StreamPump:
         """Everything the application wrote was read, and it is gone: FIN, or RST if it left data unread."""
         conn = self._conn
         assert conn is not None
+        linger = self.flow.options.get(SO_LINGER)
+        if linger is not None:
+            apply_option(conn.settings, SO_LINGER, linger)  # its command may still be in the queue
         if self._rx is not None:
             conn.abort()
             self._release()
@@ -393,6 +396,12 @@ class StreamPump:
         if conn is not None and value is not None and apply_option(conn.settings, key, value):
             conn.settings_changed()
             self._device.kick()
+
+    @property
+    def over(self) -> bool:
+        """Whether both sides have finished (any thread)."""
+        conn = self._conn
+        return conn is None or conn.state in (State.TIME_WAIT, State.CLOSED)
 
     def info(self) -> dict[str, int | float | str]:
         """Return the connection's counters, empty before there is one."""

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 
 from smolmix_sync.netstack import TcpSettings
 
-__all__ = ["apply_option", "apply_options"]
+__all__ = ["SO_LINGER", "apply_option", "apply_options"]
 
 _SOL = int(_socket.SOL_SOCKET)
 _TCP = int(_socket.IPPROTO_TCP)
+SO_LINGER = (_SOL, int(_socket.SO_LINGER))
 # include/uapi/linux/tcp.h; _socket lacks the name before 3.13 on some builds.
 _TCP_USER_TIMEOUT = 18
 
@@ -55,7 +56,7 @@ _INTEGER: Mapping[tuple[int, int], Callable[[TcpSettings, int], None]] = {
 
 def apply_option(settings: TcpSettings, key: tuple[int, int], value: int | bytes) -> bool:
     """Change *settings* by one option; tell whether the stack knows it."""
-    if key == (_SOL, int(_socket.SO_LINGER)):
+    if key == SO_LINGER:
         _linger(settings, value)
         return True
     change = _INTEGER.get(key)
