@@ -111,6 +111,8 @@ def segment_arrives(conn: Conn, segment: Segment, now: float) -> str | None:
             return None
         if rcv.accept(seq, payload, now):
             conn.host.report(conn, READABLE)
+            if now >= rcv.round_end:
+                rcv.grow(now, conn.rtt.srtt)
         if conn.settings.quickack:
             rcv.acknowledge_now(now)
     if flags & FIN:

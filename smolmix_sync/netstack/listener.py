@@ -106,7 +106,6 @@ class Listener:
         self.closed = True
         self._host.stop_listening(self)
         for conn in [*self.queue, *self.half_open]:
-            conn.listener = None
             conn.abort()
         self.queue.clear()
         self.half_open.clear()
@@ -125,9 +124,7 @@ class Listener:
 
     def gone(self, conn: Conn) -> None:
         """Note that *conn* ended; one already established stays to be accepted, as in Linux."""
-        if conn in self.half_open:
-            self.half_open.discard(conn)
-            conn.listener = None
+        self.half_open.discard(conn)
 
 
 class Incoming:

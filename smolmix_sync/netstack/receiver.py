@@ -36,6 +36,8 @@ class Receiver:
         "_held",
         "_lefts",
         "_ooo_delay",
+        "_round_at",
+        "_round_octets",
         "ack_at",
         "ack_now",
         "ack_since",
@@ -54,6 +56,7 @@ class Receiver:
         "out_of_order",
         "pieces_dropped",
         "rcv_nxt",
+        "round_end",
         "sack",
         "scaled",
         "segments",
@@ -71,6 +74,9 @@ class Receiver:
         self.max_limit = max(settings.rcvbuf, settings.rcvbuf_max)
         self.buffer = bytearray()
         self.discard = False
+        self.round_end = -inf
+        self._round_at = -inf
+        self._round_octets = 0
         self.fin = -1
         self.fin_reached = False
         self.sack = False
@@ -157,13 +163,19 @@ class Receiver:
         self.octets += size
         if self.discard:
             self.buffer.clear()
-        elif (
-            self.limit < self.max_limit
-            and self.edge - self.rcv_nxt < self.limit >> 2
-            and len(self.buffer) < self.limit >> 2
-        ):
-            # The peer nearly filled the window although the reader keeps up: the window is the bottleneck.
+
+    def grow(self, now: float, srtt: float) -> None:
+        """Double the buffer when more than half of it came in a round trip and the reader keeps up.
+
+        Called from ``round_end`` on, which is one round trip after the last call.
+        """
+        elapsed = now - self._round_at
+        arrived = self.octets - self._round_octets
+        if 2 * arrived * srtt > self.limit * elapsed and 2 * len(self.buffer) <= self.limit < self.max_limit:
             self.limit = min(self.limit * 2, self.max_limit)
+        self._round_at = now
+        self._round_octets = self.octets
+        self.round_end = now + srtt
 
     def _fill(self, start: int, end: int, payload: bytes) -> None:
         """Append in-order *payload* and every held range it reaches."""

@@ -594,7 +594,16 @@ def test_sequence_numbers_wrap(iss: int, irs: int) -> None:
 # -- every state against every kind of segment
 
 
-STATES = ["SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1", "FIN_WAIT_2", "CLOSE_WAIT", "CLOSING", "LAST_ACK", "TIME_WAIT"]
+STATES = [
+    "SYN_RCVD",
+    "ESTABLISHED",
+    "FIN_WAIT_1",
+    "FIN_WAIT_2",
+    "CLOSE_WAIT",
+    "CLOSING",
+    "LAST_ACK",
+    "TIME_WAIT",
+]
 
 
 def in_state(name: str) -> tuple[Playbook, int, int]:

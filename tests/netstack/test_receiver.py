@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smolmix_sync.netstack import READABLE, StackConfig, TcpSettings
+from smolmix_sync.netstack import READABLE, Conn, StackConfig, TcpSettings
 from smolmix_sync.netstack.receiver import Receiver
 from support.playbook import Playbook
 
@@ -271,34 +271,29 @@ def test_the_advertised_edge_never_moves_left() -> None:
             conn.rcv.limit = 1000
 
 
-def test_the_receive_buffer_grows_when_the_window_is_the_bottleneck() -> None:
-    settings = TcpSettings(rcvbuf=64 * 1024, rcvbuf_max=512 * 1024)
-    book = Playbook()
-    conn = book.established(settings)
+def feed(book: Playbook, conn: Conn, rounds: int, wait: float, read: bool) -> None:
+    """Fill the window once per *wait* seconds."""
     seq = 1
-    for _ in range(2000):
-        if seq + 1000 <= conn.rcv.edge:
-            book.into("A", seq, 1, bytes(1000))
-            seq += 1000
-        else:
-            book.advance(0.05)
-            conn.recv(10**6)
-    assert conn.rcv.limit == 512 * 1024
-
-
-def test_the_receive_buffer_does_not_grow_for_a_slow_reader() -> None:
-    settings = TcpSettings(rcvbuf=64 * 1024, rcvbuf_max=512 * 1024)
-    book = Playbook()
-    conn = book.established(settings)
-    seq = 1
-    for _ in range(200):
-        size = min(1000, conn.rcv.edge - seq)
-        if size > 0:
+    for _ in range(rounds):
+        while (size := min(1000, conn.rcv.edge - seq)) > 0:
             book.into("A", seq, 1, bytes(size))
             seq += size
-        book.advance(0.03)
+            if read:
+                conn.recv(10**6)
+        book.advance(wait)
         book.queue.clear()
-    assert conn.rcv.limit == 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("wait", "read", "limit"), [(0.2, True, 512 * 1024), (0.2, False, 64 * 1024), (0.9, True, 64 * 1024)]
+)
+def test_the_receive_buffer_grows_when_the_window_is_the_bottleneck(
+    wait: float, read: bool, limit: int
+) -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(rcvbuf=64 * 1024, rcvbuf_max=512 * 1024), rtt=0.2)
+    feed(book, conn, 12, wait, read)
+    assert conn.rcv.limit == limit
 
 
 def test_windows_above_64_kib_are_advertised() -> None:

@@ -426,7 +426,12 @@ def test_keepalive_can_be_switched_on_later() -> None:
 
 
 def test_icmp_in_syn_sent_ends_the_connect_with_its_errno() -> None:
-    for code, expected in ((0, errno.ENETUNREACH), (1, errno.EHOSTUNREACH), (3, errno.ECONNREFUSED), (13, errno.EHOSTUNREACH)):
+    for code, expected in (
+        (0, errno.ENETUNREACH),
+        (1, errno.EHOSTUNREACH),
+        (3, errno.ECONNREFUSED),
+        (13, errno.EHOSTUNREACH),
+    ):
         book = Playbook()
         conn = book.connect()
         syn = book.out("S")
@@ -466,7 +471,9 @@ def test_icmp_with_a_sequence_number_not_in_flight_is_ignored() -> None:
     assert book.stack.counters.drops["icmp_unmatched"] == 1
 
 
-@pytest.mark.parametrize(("mtu", "expected"), [(1400, 1400), (576, 576), (575, 1500), (0, 1492), (1600, 1500)])
+@pytest.mark.parametrize(
+    ("mtu", "expected"), [(1400, 1400), (576, 576), (575, 1500), (0, 1492), (1600, 1500)]
+)
 def test_fragmentation_needed_lowers_the_segments(mtu: int, expected: int) -> None:
     book = Playbook()
     conn = book.established()

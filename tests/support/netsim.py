@@ -448,7 +448,9 @@ class Transfer:
     The server accepts on port 80; each side checks what it reads.
     """
 
-    def __init__(self, net: NetSim, client: object, server: object, addr: str, *, up: int = 0, down: int = 0) -> None:
+    def __init__(
+        self, net: NetSim, client: object, server: object, addr: str, *, up: int = 0, down: int = 0
+    ) -> None:
         self.net = net
         self.up, self.down = up, down
         self.conn = client.connect(addr, 80, net.now)  # type: ignore[attr-defined]

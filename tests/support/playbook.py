@@ -14,7 +14,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smolmix_sync.netstack import Conn, Listener, Stack, StackConfig, State, TcpSettings, addresses, icmp, ipv4, ipv6
+from smolmix_sync.netstack import (
+    Conn,
+    Listener,
+    Stack,
+    StackConfig,
+    State,
+    TcpSettings,
+    addresses,
+    icmp,
+    ipv4,
+    ipv6,
+)
 from smolmix_sync.netstack.ip import ICMP, TCP
 from smolmix_sync.netstack.options import Options
 from smolmix_sync.netstack.options import decode_untrusted as decode_options
@@ -84,7 +95,9 @@ class Playbook:
     # -- ours
 
     def connect(self, settings: TcpSettings | None = None, *, local_port: int = 0) -> Conn:
-        conn = self.stack.connect(self.peer, self.peer_port, self.now, settings=settings, local_port=local_port)
+        conn = self.stack.connect(
+            self.peer, self.peer_port, self.now, settings=settings, local_port=local_port
+        )
         self.our_port = conn.local[1]
         self.iss = conn.snd.iss
         return conn
@@ -120,9 +133,7 @@ class Playbook:
             self.tsval += 1
             ts = (self.tsval, self.last_tsval)
         blocks = tuple(((self.iss + left) & MASK, (self.iss + right) & MASK) for left, right in sack)
-        options = encode_options(
-            Options(mss, wscale, sack_ok, ts if isinstance(ts, tuple) else None, blocks)
-        )
+        options = encode_options(Options(mss, wscale, sack_ok, ts if isinstance(ts, tuple) else None, blocks))
         writer = SegmentWriter(
             addresses.pack(self.peer), peer_port or self.peer_port, addresses.pack(self.ours), self.our_port
         )
@@ -131,7 +142,9 @@ class Playbook:
         packet = writer.with_options((self.irs + seq) & MASK, wire_ack, bits, window, options, payload)
         self.stack.receive_data(packet, self.now)
 
-    def icmp_error(self, type_: int, code: int, quoted: bytes, *, rest: bytes = bytes(4), source: str | None = None) -> None:
+    def icmp_error(
+        self, type_: int, code: int, quoted: bytes, *, rest: bytes = bytes(4), source: str | None = None
+    ) -> None:
         """Let an ICMP error about one of our packets arrive."""
         router, ours = addresses.pack(source or self.peer), addresses.pack(self.ours)
         if self.v6:
