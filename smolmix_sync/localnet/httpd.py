@@ -56,9 +56,12 @@ class Response:
     length: int | None = None
     #: Drop the connection after the first so many octets of the body.
     cut_after: int | None = None
+    #: With status 101: what takes the connection over, with the octets already read.
+    takeover: Takeover | None = None
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+Takeover = Callable[[asyncio.StreamReader, asyncio.StreamWriter, bytes], Awaitable[None]]
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -130,6 +133,11 @@ class HttpServer:
             return False
         except Exception as error:
             response = Response(500, body=f"{type(error).__name__}: {error}\n".encode())
+        if response.takeover is not None:
+            switch = h11.InformationalResponse(status_code=101, headers=response.headers)
+            writer.write(connection.send(switch) or b"")
+            await response.takeover(reader, writer, connection.trailing_data[0])
+            return False
         if not await self._send(connection, writer, response, head_only=request.method == "HEAD"):
             return False
         with contextlib.suppress(h11.RemoteProtocolError):

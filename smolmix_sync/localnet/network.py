@@ -65,6 +65,7 @@ class NodeProcess:
         self._channel: Channel | None = None
         self._reader: asyncio.Task[None] | None = None
         self._paused = False
+        self._ending = False
 
     @property
     def pid(self) -> int | None:
@@ -86,7 +87,7 @@ class NodeProcess:
                 sys.executable, "-P", "-m", _MODULES[self.kind],
                 stdin=theirs.fileno(), stdout=asyncio.subprocess.DEVNULL,
             )  # fmt: skip
-        self._paused = False
+        self._paused = self._ending = False
         self._channel = await Channel.open(ours)
         config = self._config | {"switches": self._switches, "kept": self._kept, "parent": os.getpid()}
         self._channel.send({"config": config})
@@ -110,6 +111,8 @@ class NodeProcess:
                 self._keep(message["keep"])
             elif "id" in message:
                 channel.answered(message)
+        if not self._ending:
+            _log.warning("%s has ended by itself", self.name)
 
     def _keep(self, values: dict[str, Any]) -> None:
         for key, value in values.items():
@@ -141,6 +144,7 @@ class NodeProcess:
         process = self._process
         if process is None:
             return
+        self._ending = True
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from smolmix_sync.localnet.httpd import HttpServer, Request, Response
 from smolmix_sync.localnet.plan import Directory
 from smolmix_sync.localnet.process import Program, main
 from smolmix_sync.localnet.tls import Leaf, server_context
-from smolmix_sync.mixnet.topology import Node
-from smolmix_sync.mixnet.topology.bincode import encode_skimmed
+from smolmix_sync.mixnet.topology import Node, bincode
 from smolmix_sync.mixnet.topology.described import BuildInformation, DescribedNode, DescribedPage, SphinxKey
 from smolmix_sync.mixnet.topology.epochs import Health, Interval, encode_epoch, encode_rewarded_set
 from smolmix_sync.mixnet.topology.performance import Performance
@@ -29,6 +28,7 @@ from smolmix_sync.mixnet.topology.skimmed import (
     SkimmedEntry,
     SkimmedNode,
     SkimmedPage,
+    Status,
 )
 
 __all__ = ["NymApi"]
@@ -39,6 +39,20 @@ _CORS = [
     ("Access-Control-Allow-Methods", "GET, POST, OPTIONS"),
 ]
 _SKIMMED = "v2/unstable/nym-nodes/skimmed"
+_SKIMMED_V1 = "v1/unstable/nym-nodes/skimmed"
+_LISTS: dict[str, Callable[[Node], bool]] = {
+    "": lambda node: True,
+    "/mixnodes/active": lambda node: node.supported_roles.mixnode,
+    "/mixnodes/all": lambda node: node.supported_roles.mixnode,
+    "/entry-gateways": lambda node: node.entry is not None,
+    "/exit-gateways": lambda node: node.exit_ipr,
+}
+#: The ``role`` of the endpoint of all nodes.
+_ROLES = {
+    "active-mixnode": "/mixnodes/active",
+    "entry-gateway": "/entry-gateways",
+    "exit-gateway": "/exit-gateways",
+}
 _EPOCHS_IN_INTERVAL = 720
 
 
@@ -72,19 +86,27 @@ class NymApi(Program):
             return await self._by_addresses(request)
         if request.method not in ("GET", "HEAD"):
             return Response(405, _CORS, b"method not allowed\n")
-        body = self._body(path)
-        if body is None:
+        binary = request.query.get("output") == "bincode"
+        body = self._binary_body(path, request.query) if binary else None
+        if body is not None:
+            return Response(200, [*_CORS, ("Content-Type", "application/bincode")], body)
+        text = self._body(path, request.query)  # a server may answer JSON to any wish
+        if text is None:
             self.counters["not_found"] += 1
             return Response(404, _CORS, b"no such path\n")
-        if isinstance(body, SkimmedPage):
-            if request.query.get("output") == "bincode":
-                headers = [*_CORS, ("Content-Type", "application/bincode")]
-                return Response(200, headers, encode_skimmed(body))
-            return _json(body.encode())
-        return _json(body)
+        return _json(text)
 
-    def _body(self, path: str) -> str | SkimmedPage | None:
-        """Return what is at *path*, or None if nothing is."""
+    def _binary_body(self, path: str, query: Mapping[str, str]) -> bytes | None:
+        """Return what is at *path* as bincode, or None if there is no such form of it."""
+        if path == "v1/nym-nodes/rewarded-set":
+            return bincode.encode_rewarded_set(self._directory.topology.rewarded_set)
+        if path == "v1/epoch/current":
+            return bincode.encode_epoch(self._interval)
+        page = self._list(path, query) if path.startswith(_SKIMMED) else None
+        return None if page is None else bincode.encode_skimmed(page)
+
+    def _body(self, path: str, query: Mapping[str, str]) -> str | None:
+        """Return what is at *path* as JSON, or None if nothing is."""
         rotation = self._directory.rotation
         match path:
             case "v1/epoch/key-rotation-info":
@@ -99,19 +121,32 @@ class NymApi(Program):
                 return json.dumps({"network": {"network_name": "localnet", "bech32_prefix": "n"}})
             case "v2/nym-nodes/described":
                 return DescribedPage.whole(self._described(node) for node in self._nodes()).encode()
-        lists: dict[str, Callable[[Node], bool]] = {
-            "": lambda node: True,
-            "/mixnodes/active": lambda node: node.supported_roles.mixnode,
-            "/mixnodes/all": lambda node: node.supported_roles.mixnode,
-            "/entry-gateways": lambda node: node.entry is not None,
-            "/exit-gateways": lambda node: node.exit_ipr,
-        }
-        wanted = lists.get(path.removeprefix(_SKIMMED)) if path.startswith(_SKIMMED) else None
+        if path.startswith(_SKIMMED_V1):
+            page = self._list(_SKIMMED + path.removeprefix(_SKIMMED_V1).removesuffix("/all"), query)
+            if page is None:
+                return None
+            # The older shape has no ids of epoch and rotation.
+            fields = page.to_json()
+            metadata = fields.pop("metadata")
+            old = {"status": metadata["status"], "refreshed_at": metadata["refreshed_at"], **fields}
+            return json.dumps(old, separators=(",", ":"))
+        page = self._list(path, query)
+        return None if page is None else page.encode()
+
+    def _list(self, path: str, query: Mapping[str, str]) -> SkimmedPage | None:
+        """Return one of the skimmed lists."""
+        if not path.startswith(_SKIMMED):
+            return None
+        name = path.removeprefix(_SKIMMED)
+        if name == "":
+            name = _ROLES.get(query.get("role", ""), "")
+        wanted = _LISTS.get(name)
         if wanted is None:
             return None
+        if query.get("epoch_id") == str(self._interval.current_epoch_id):
+            return self._skimmed((), "no-updates")
         # The endpoint of all nodes is the one without a status.
-        status = None if path == _SKIMMED else self._interval
-        return self._skimmed(filter(wanted, self._nodes()), status)
+        return self._skimmed(filter(wanted, self._nodes()), None if path == _SKIMMED else self._interval)
 
     def _nodes(self) -> Iterable[Node]:
         hidden = self.switches.get("hide", ())
@@ -131,7 +166,7 @@ class NymApi(Program):
             rotation.current_absolute_epoch_id,
         )
 
-    def _skimmed(self, nodes: Iterable[Node], status: Interval | None) -> SkimmedPage:
+    def _skimmed(self, nodes: Iterable[Node], status: Status) -> SkimmedPage:
         topology = self._directory.topology
         metadata = Metadata(
             topology.absolute_epoch_id, topology.key_rotation_id, topology.refreshed_at, status

@@ -16,6 +16,7 @@ import ipaddress
 import logging
 import os
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -306,6 +307,8 @@ class _TcpFlow(asyncio.Protocol):
         """Reset both sides."""
         if self._transport is not None:
             # The service sees a reset, as it would from a client that resets.
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
         if self._conn is not None and not self._conn.error:
             self._conn.abort()

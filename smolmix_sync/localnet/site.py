@@ -15,17 +15,23 @@
 ``GET /cut/N/M``            announces N octets and cuts the connection after M
 ``GET /gzip``               a compressed answer
 ``GET /cookie``             sets a cookie and shows those received
-``GET /ws``                 a websocket that echoes
+``GET /ws``                 a websocket that echoes; knows the subprotocol ``echo``
 ==========================  =================================================================
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import functools
 import gzip
 import hashlib
 from collections.abc import AsyncIterator
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Message, Ping
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from smolmix_sync.localnet.httpd import Request, Response, json_response
 
@@ -97,6 +103,36 @@ def _number(text: str) -> int:
     return number
 
 
+def _websocket(request: Request) -> Response:
+    """Accept a websocket and echo its messages. Source: RFC 6455 section 4.2.2."""
+    key = request.header("Sec-WebSocket-Key")
+    if key is None or (request.header("Upgrade") or "").lower() != "websocket":
+        return Response(426, [_TEXT, ("Upgrade", "websocket")], b"a websocket is served here\n")
+    accept = base64.b64encode(hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest())
+    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept.decode())]
+    offered = [name.strip() for name in (request.header("Sec-WebSocket-Protocol") or "").split(",")]
+    if "echo" in offered:
+        headers.append(("Sec-WebSocket-Protocol", "echo"))
+    return Response(101, headers, takeover=_echo_messages)
+
+
+async def _echo_messages(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes) -> None:
+    connection = Connection(ConnectionType.SERVER, trailing_data=data)
+    with contextlib.suppress(RemoteProtocolError, LocalProtocolError, OSError):
+        while True:
+            for event in connection.events():
+                if isinstance(event, Ping | CloseConnection):
+                    writer.write(connection.send(event.response()))
+                    if isinstance(event, CloseConnection):
+                        return
+                elif isinstance(event, Message):  # a piece of a message goes back as a piece of a message
+                    writer.write(connection.send(event))
+            await writer.drain()
+            if not (data := await reader.read(_BLOCK)):
+                return
+            connection.receive_data(data)
+
+
 async def site(request: Request) -> Response:
     """Answer one request; see the module for the paths."""
     parts = request.path.strip("/").split("/")
@@ -145,6 +181,8 @@ async def _route(request: Request, what: str, arguments: list[str]) -> Response:
             return Response(
                 200, [_TEXT, ("Content-Encoding", "gzip")], gzip.compress(b"compressed\n" * 100, mtime=0)
             )
+        case "ws":
+            return _websocket(request)
         case "cookie":
             body = f"cookies: {request.header('Cookie') or 'none'}\n".encode()
             return Response(200, [_TEXT, ("Set-Cookie", "taste=sweet; Path=/")], body)

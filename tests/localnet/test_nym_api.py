@@ -142,3 +142,29 @@ def test_directory_survives_its_own_json() -> None:
     assert again == directory
     assert decode_network_untrusted(encode_network(again.topology)).is_routable()
     assert len(again.topology.layer(2)) == 2
+
+
+def test_older_clients_find_the_older_lists(bench: Any) -> None:
+    api = Api(bench)
+    old = json.load(api.get("v1/unstable/nym-nodes/skimmed/entry-gateways/all"))
+    assert set(old) == {"status", "refreshed_at", "nodes"}
+    assert len(old["nodes"]["data"]) == 2
+
+
+def test_list_of_all_nodes_can_be_narrowed(bench: Any) -> None:
+    api = Api(bench)
+    path = "v2/unstable/nym-nodes/skimmed"
+    mixes = SkimmedPage.decode_untrusted(api.get(f"{path}?role=active-mixnode").read())
+    assert len(mixes.nodes) == 3
+    epoch = json.load(api.get("v1/epoch/current"))["current_epoch_id"]
+    same = SkimmedPage.decode_untrusted(api.get(f"{path}?epoch_id={epoch}").read())
+    assert (same.metadata.status, same.nodes) == ("no-updates", ())
+
+
+def test_rewarded_set_is_served_as_bincode(bench: Any) -> None:
+    from smolmix_sync.mixnet.topology.bincode import decode_rewarded_set_untrusted as decode
+
+    api = Api(bench)
+    answer = api.get("v1/nym-nodes/rewarded-set?output=bincode")
+    assert answer.headers["Content-Type"] == "application/bincode"
+    assert decode(answer.read()) == api.directory.topology.rewarded_set

@@ -18,6 +18,7 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 import pytest
+import websocket
 
 from smolmix_sync.localnet.ca import CertificateAuthority, self_signed
 from smolmix_sync.localnet.config import LocalNetConfig, build_hosts
@@ -238,3 +239,19 @@ def test_nonsense_over_udp_harms_nobody(services: Any) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"\x00", (LOOPBACK, port(services, "dns")))
     assert query(services, "www.localnet").answer
+
+
+def test_websocket_echoes_text_binary_and_pieces(services: Any) -> None:
+    client = websocket.create_connection(
+        f"ws://{LOOPBACK}:{port(services, 'http')}/ws", timeout=5, subprotocols=["chat", "echo"]
+    )
+    with contextlib.closing(client):
+        assert client.subprotocol == "echo"
+        client.send("text")
+        assert client.recv() == "text"
+        client.send_binary(pattern(0, 100_000))
+        assert client.recv() == pattern(0, 100_000)
+        client.ping(b"?")
+        opcode, data = client.recv_data(control_frame=True)
+        assert (opcode, data) == (websocket.ABNF.OPCODE_PONG, b"?")
+    assert fetch(services, "GET", "/ws").status == 426
