@@ -341,6 +341,9 @@ class TunnelConfig:
     ack_delay: float | None = _setting(
         None, "Mean seconds a mix node holds an acknowledgement; None: as the profile says.", _seconds_or_zero
     )
+    disable_retransmissions: bool = _setting(
+        False, "Leave lost packets to TCP: the message layer sends nothing twice.", _boolean
+    )
     open_reply_surbs: int = _setting(
         17, "Reply SURBs sent with the connect request; more than 10, or the exit cannot answer.",
         _between(11, 50), wasm="openReplySurbs",

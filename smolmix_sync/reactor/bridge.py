@@ -10,6 +10,7 @@ Source: design.md sections 2 and 7; spec/message-layer.md section 13; spec/ipr.m
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -23,11 +24,12 @@ from smolmix_sync.ipr.events import (
     IprClientEvent,
     KeepaliveDue,
     PacketsReceived,
+    PolicyRefused,
     PongReceived,
 )
 from smolmix_sync.mixnet.client import CONTROL_LANE, MessageReceived, MixnetCore
 from smolmix_sync.mixnet.sphinx import MixPacket
-from smolmix_sync.netstack import Ping, Stack
+from smolmix_sync.netstack import Conn, Ping, Stack, State, Udp
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 
@@ -339,6 +341,8 @@ class Bridge:
             elif isinstance(event, KeepaliveDue):
                 self._echo()
             else:
+                if isinstance(event, PolicyRefused) and event.address is not None:
+                    self._refuse(event.address)
                 if isinstance(event, PongReceived):
                     self.rtt += 0.25 * (event.rtt - self.rtt)
                 elif isinstance(event, Connected):
@@ -359,6 +363,18 @@ class Bridge:
             for packet in packets:
                 self._stack.receive_data(packet, now)
             self._wake()
+
+    def _refuse(self, address: tuple[str, int]) -> None:
+        """End what tries to reach a destination the exit's policy forbids: it would wait for ever."""
+        device = self._device
+        if device is None:
+            return
+        for thing in list(device._owners):
+            if not isinstance(thing, (Conn, Udp)) or thing.remote != address:
+                continue
+            if isinstance(thing, Udp) or thing.state is State.SYN_SENT:
+                thing.fail(errno.EACCES)
+        device.kick()
 
     # --- time ---
 

@@ -36,7 +36,7 @@ from smolmix_sync.reactor._real import limited
 from smolmix_sync.reactor.directory import DirectoryClient
 from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
-from smolmix_sync.reactor.shaper import PacketSource, Shaper
+from smolmix_sync.reactor.shaper import RealSource, Shaper
 
 __all__ = ["ClientIdentity", "MixnetSession"]
 
@@ -101,7 +101,7 @@ class MixnetSession:
         self.directory = DirectoryClient(config)
         self.core: MixnetCore | None = None
         self.link: GatewayLink | None = None
-        self.source: PacketSource | None = None
+        self.source: RealSource | None = None
         self.reconnects = 0
         self.shaper = Shaper(loop, config.traffic, _SessionSource(self))
         self._client: GatewayClient | None = None
@@ -191,7 +191,9 @@ class MixnetSession:
                 identity.keys,
                 node.identity,
                 config=TrafficSettings(
-                    average_packet_delay=traffic.packet_delay, average_ack_delay=traffic.ack_delay
+                    average_packet_delay=traffic.packet_delay,
+                    average_ack_delay=traffic.ack_delay,
+                    retransmission=not self.config.disable_retransmissions,
                 ),
                 urandom=os.urandom,
             )
@@ -427,3 +429,7 @@ class _SessionSource:
     def cover_packet(self, now: float) -> MixPacket | None:
         core = self._session.core
         return core.cover_packet(now) if core is not None else None
+
+    def prepare(self, now: float) -> bool:
+        core = self._session.core
+        return core is not None and core.prepare(now)

@@ -20,7 +20,11 @@ from smolmix_sync.errors import NoExit
 from smolmix_sync.netstack import Conn, Stack, Udp
 from smolmix_sync.reactor.loop import ReactorLoop
 
-__all__ = ["probe_exit"]
+__all__ = ["IPV6_RESOLVER", "ExitProbe"]
+
+#: Ours: a resolver to ask over IPv6, to learn whether the exit has that (the address of 1.1.1.1's operator).
+IPV6_RESOLVER = "2606:4700:4700::1111"
+
 
 #: Ours: how often an unanswered question is asked again, and when TCP is tried beside it.
 _ASK_AGAIN = 2.0
@@ -33,65 +37,92 @@ def _question() -> bytes:
     return os.urandom(2) + bytes.fromhex("0100000100000000000000 0002 0001".replace(" ", ""))
 
 
-def probe_exit(
-    stack: Stack,
-    config: TunnelConfig,
-    loop: ReactorLoop,
-    wake: Callable[[], object],
-    until: float,
-    check: Callable[[], None],
-) -> None:
-    """Return as soon as anything has come back; blocks the calling greenlet, which drives *stack* meanwhile.
+class ExitProbe:
+    """Questions through a new exit; reactor greenlets.
 
     Args:
         stack: the new stack; its packets are exchanged by the bridge.
         config: names the resolvers.
         loop: the clock.
         wake: tells the shaper that the stack has output.
-        until: when to give up.
-        check: raises when going on makes no sense.
-
-    Raises:
-        NoExit: nothing came back in time.
     """
-    resolvers = [config.primary_dns, config.fallback_dns]
-    udp = stack.udp()
-    conn: Conn | None = None
-    begin = loop.now()
-    asked_at = begin - _ASK_AGAIN
-    try:
-        while True:
-            now = loop.now()
+
+    def __init__(
+        self, stack: Stack, config: TunnelConfig, loop: ReactorLoop, wake: Callable[[], object]
+    ) -> None:
+        self._stack = stack
+        self._resolvers = [config.primary_dns, config.fallback_dns]
+        self._loop = loop
+        self._wake = wake
+        self._v4 = stack.udp()
+        self._v6 = stack.udp("::", v6only=True)
+        self._conn: Conn | None = None
+
+    def run(self, until: float, check: Callable[[], None]) -> None:
+        """Return as soon as anything has come back; blocks the greenlet, which drives the stack meanwhile.
+
+        Args:
+            until: when to give up.
+            check: raises when going on makes no sense.
+
+        Raises:
+            NoExit: nothing came back in time.
+        """
+        begin = self._loop.now()
+        asked_at = begin - _ASK_AGAIN
+        while not self._answered():
+            now = self._loop.now()
             if now >= until:
                 raise NoExit("probe: the exit gave addresses, but nothing comes back through it")
             check()
             if now - asked_at >= _ASK_AGAIN:
                 asked_at = now
-                for resolver in resolvers:
-                    with contextlib.suppress(OSError):
-                        udp.sendto(_question(), resolver, 53)
-            if conn is None and now - begin >= _TCP_AFTER:
+                for resolver in self._resolvers:
+                    self._ask(self._v4, resolver)
+                self.ask_ipv6()
+            if self._conn is None and now - begin >= _TCP_AFTER:
                 with contextlib.suppress(OSError):
-                    conn = stack.connect(resolvers[0], 53, now)
-            deadline = stack.next_deadline()
-            if deadline is not None and deadline <= now:
-                stack.handle_deadline(now)
-            wake()
-            for _ in stack.events():
-                pass
-            if _answered(udp, conn):
-                return
+                    self._conn = self._stack.connect(self._resolvers[0], 53, now)
+            self._drive(now)
             gevent.sleep(_LOOK)
-    finally:
-        udp.close()
-        if conn is not None:
-            conn.abort()
-        for _ in stack.events():
+        # An exit with IPv6 answers that question at about the same time: worth a moment.
+        patience = self._loop.now() + min(0.25, self._loop.now() - begin)
+        while not self.ipv6_works and self._loop.now() < patience:
+            self._drive(self._loop.now())
+            gevent.sleep(_LOOK)
+
+    def _drive(self, now: float) -> None:
+        deadline = self._stack.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._stack.handle_deadline(now)
+        self._wake()
+        for _ in self._stack.events():
             pass
 
+    @staticmethod
+    def _ask(udp: Udp, resolver: str) -> None:
+        with contextlib.suppress(OSError):
+            udp.sendto(_question(), resolver, 53)
 
-def _answered(udp: Udp, conn: Conn | None) -> bool:
-    if udp.readable():
-        return True
-    # A reset has crossed the exit as well as an answer has; our own timers have not.
-    return conn is not None and (conn.writable() > 0 or conn.error == errno.ECONNREFUSED)
+    def ask_ipv6(self) -> None:
+        """Send the question over IPv6."""
+        self._ask(self._v6, IPV6_RESOLVER)
+
+    @property
+    def ipv6_works(self) -> bool:
+        """Whether something came back over IPv6."""
+        return self._v6.readable() > 0
+
+    def _answered(self) -> bool:
+        if self._v4.readable() or self.ipv6_works:
+            return True
+        # A reset has crossed the exit as well as an answer has; our own timers have not.
+        conn = self._conn
+        return conn is not None and (conn.writable() > 0 or conn.error == errno.ECONNREFUSED)
+
+    def close(self) -> None:
+        """Leave nothing of the questions in the stack."""
+        self._v4.close()
+        self._v6.close()
+        if self._conn is not None:
+            self._conn.abort()

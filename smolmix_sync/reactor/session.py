@@ -46,7 +46,7 @@ from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import ClientIdentity, MixnetSession
-from smolmix_sync.reactor.probe import probe_exit
+from smolmix_sync.reactor.probe import ExitProbe
 from smolmix_sync.reactor.resolver import ResolverConfig
 
 __all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
@@ -57,6 +57,10 @@ _LOG = logging.getLogger("smolmix_sync.reactor.session")
 _EXIT_TRIES = 2
 #: Seconds between rounds of exits once the tunnel has been READY.
 _EXIT_PAUSE = (1.0, 2.0, 4.0, 5.0)
+
+
+#: How often, every 100 ms, a late answer over IPv6 is looked for.
+_IPV6_LOOKS = 100
 
 
 class TunnelState(enum.Enum):
@@ -428,10 +432,10 @@ class TunnelSession:
         )
         self._bridge = bridge
         try:
-            stack = self._make_stack(connected)
+            stack = self._stack = self._make_stack(connected)
             bridge.use_stack(stack)
             self._progress("probe", f"waiting for an answer through the exit at {name}")
-            probe_exit(stack, self.config, self.loop, mix.wake, until, lambda: check_link(mix))
+            self._prove(stack, mix, until)
         except BaseException:
             self._bridge = None
             mix.source = None
@@ -455,10 +459,34 @@ class TunnelSession:
         stack_config = StackConfig(tcp=tcp, rx_mtu=self.mtu, tx_mtu=config.mtu or StackConfig().tx_mtu)
         return Stack(connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom)
 
+    def _prove(self, stack: Stack, mix: MixnetSession, until: float) -> None:
+        """Hear something through the exit, and learn whether it has IPv6."""
+        probe = ExitProbe(stack, self.config, self.loop, mix.wake)
+        try:
+            probe.run(until, lambda: check_link(mix))
+        except BaseException:
+            probe.close()
+            raise
+        # Exits hand out IPv6 addresses whether or not they can use them.
+        self.device.ipv6 = probe.ipv6_works
+        if probe.ipv6_works:
+            probe.close()
+        else:
+            gevent.spawn(self._await_ipv6, probe, stack)
+
+    def _await_ipv6(self, probe: ExitProbe, stack: Stack) -> None:
+        for _ in range(_IPV6_LOOKS):
+            if probe.ipv6_works or self._stack is not stack:
+                break
+            gevent.sleep(0.1)
+        if probe.ipv6_works and self._stack is stack:
+            self.device.ipv6 = True
+        probe.close()
+        self.device.kick()
+
     def _go_up(self, bridge: Bridge, stack: Stack, connected: Connected) -> None:
         self.ips = connected.ips
         self.exit = bridge.exit_address
-        self._stack = stack
         self.device.set_up(stack)
         bridge.use_device(self.device, stack)
 
@@ -471,17 +499,11 @@ class TunnelSession:
         bridge.adopt(on_event=self._on_ipr_event, on_silent=self._on_silent)
         connected = Connected(ips, bridge.ipr.mtu, bridge.ipr.version)
         stack = self._make_stack(connected)
+        self._stack = stack
         mix.source = bridge
         bridge.use_stack(stack)
         self._progress("probe", "waiting for an answer through the exit")
-        probe_exit(
-            stack,
-            self.config,
-            self.loop,
-            mix.wake,
-            self.loop.now() + self.config.ipr_timeout,
-            lambda: check_link(mix),
-        )
+        self._prove(stack, mix, self.loop.now() + self.config.ipr_timeout)
         self._go_up(bridge, stack, connected)
 
     # --- events ---
@@ -527,7 +549,7 @@ class TunnelSession:
             cover_sent=counted.cover_sent,
             retransmissions=counted.retransmissions,
             acks_received=counted.acks_received,
-            messages_received=counted.messages_received,
+            messages_received=counted.messages_received + counted.replies_received,
             surbs_sent=counted.surbs_sent,
             surbs_used=counted.surbs_used,
             surbs_at_exit=core.surbs_outstanding(bridge.exit_address, now) if bridge is not None else 0,
