@@ -182,6 +182,7 @@ def test_counters_of_every_hop_move(net: LocalNet, tunnel: RawTunnel) -> None:
     assert after["exit"]["ipr_surbs_spent"] > before["exit"]["ipr_surbs_spent"]
 
 
+@pytest.mark.slow
 def test_allow_list_opens_one_port_of_one_name() -> None:
     with socket.create_server(("127.0.0.1", 0)) as service:
         port = service.getsockname()[1]

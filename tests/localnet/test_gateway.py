@@ -211,19 +211,29 @@ def test_gateway_that_enforces_tickets_refuses_the_free_claim(bench: Any) -> Non
     assert not event.fatal
 
 
-def test_stalled_gateway_pings_and_does_not_read(bench: Any) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["ws", "wss"])
+def test_stalled_gateway_pings_and_closes_its_window(bench: Any, tls: bool) -> None:
     node, _ = bench.node("gateway")
-    client = Client(bench, node)
+    client = Client(bench, node, tls=tls)
     client.ready()
-    assert node.request("command", command="stall", arguments={"seconds": 0.6, "ping_interval": 0.1}) == 1
+    client.websocket.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    assert node.request("command", command="stall", arguments={"seconds": 1.0, "ping_interval": 0.1}) == 1
     peer = bench.peer()
-    packet = build_packet(b"late", [peer.hop], [0], bytes(32), size=PacketSize.REGULAR, urandom=os.urandom)
-    client.core.forward(MixPacket(peer.address, packet, 1), time.monotonic())
-    client.write()
-    opcode, _ = client.websocket.recv_data(control_frame=True)
-    assert opcode == websocket.ABNF.OPCODE_PING
-    assert peer.receive(0.2) is None
-    assert peer.receive(3) is not None
+    sent = 0
+    client.websocket.settimeout(0.3)
+    with pytest.raises((TimeoutError, websocket.WebSocketTimeoutException)):
+        while sent < 1000:
+            packet = build_packet(
+                b"late", [peer.hop], [0], bytes(32), size=PacketSize.REGULAR, urandom=os.urandom
+            )
+            client.core.forward(MixPacket(peer.address, packet, 1), time.monotonic())
+            client.write()
+            sent += 1
+    # The frame alone: answering it would block, as it would block a client with one lock for both directions.
+    assert client.websocket.recv_frame().opcode == websocket.ABNF.OPCODE_PING
+    received = sum(peer.receive(0.05) is not None for _ in range(3))
+    assert received == 0
+    assert peer.receive(5) is not None
 
 
 def test_final_packet_without_a_place_for_its_ack_is_dropped(bench: Any) -> None:

@@ -25,7 +25,7 @@ from smolmix_sync.config import process_overrides
 from smolmix_sync.localnet import ControlError, LocalNet, LocalNetConfig, LocalNetFailed
 from smolmix_sync.mixnet.sphinx import FrameDecoder
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
 NODES = ("entry", "mix1", "mix2", "mix3", "exit", "nym-api", "services")
 
