@@ -104,7 +104,7 @@ def decode_untrusted(data: bytes, pseudo_header: int) -> Segment:
         raise WireError("tcp_checksum")
     source, destination, seq, ack, bits, window, _, _ = _HEADER.unpack_from(data)
     head = bits >> 10 & 0x3C
-    if head == 32 and data[20:24] == _TIMESTAMPS_PREFIX:
+    if head == 32 <= size and data[20:24] == _TIMESTAMPS_PREFIX:
         tsval, tsecr = _PAIR.unpack_from(data, 24)
         return Segment(source, destination, seq, ack, bits & _FLAGS, window, data[32:], tsval, tsecr)
     if head == 20:
