@@ -645,6 +645,7 @@ def test_detach_and_wrap_again(world: World) -> None:
 
 def test_bare_descriptor_reads_and_writes(world: World) -> None:
     client, server = world.pair()
+    client.setblocking(True)
     os.write(client.fileno(), b"by fd")
     assert server.recv(100) == b"by fd"
     server.sendall(b"back")

@@ -225,7 +225,7 @@ class StreamPump:
             return
         self._app_eof = True
         self._reader_stop()
-        if self._app_hup or hung_up(flow.end):
+        if self._app_hup or self._fin_shown or hung_up(flow.end):
             self._app_closed()
         else:
             conn.shutdown_write()
@@ -278,9 +278,31 @@ class StreamPump:
         if self._rx is not None:
             conn.abort()
             self._release()
+            return
+        conn.close()  # resets by itself over unread data, or with SO_LINGER (1, 0)
+        if self._fin_shown:
+            self._part()
         else:
-            conn.close()  # resets by itself over unread data, or with SO_LINGER (1, 0)
             self._release(orphan=True)
+
+    def _part(self) -> None:
+        """Both directions have ended: the stack goes on alone.
+
+        The application may still hold its end. With both directions shut down the kernel shows HUP for that as
+        for a close, so the flow stays known (getpeername: ENOTCONN) until its descriptor is used again.
+        """
+        flow, conn = self.flow, self._conn
+        self._stop_watching()
+        self._conn = None
+        if conn is not None:
+            self._device.disown(conn, orphan=True)
+        flow.state = FlowState.DEAD
+        flow.pump = None
+        release_local(flow)
+        end, flow.end = flow.end, None
+        if end is not None:
+            end.close()
+        self._device.kick()
 
     def _abort(self) -> None:
         if self._conn is not None:
@@ -358,6 +380,8 @@ class StreamPump:
         elif not self._fin_shown and conn.eof():
             self._fin_shown = True
             self._shutdown_end()
+            if self._app_eof:
+                self._app_closed()
 
     def _shutdown_end(self) -> None:
         assert self.flow.end is not None
