@@ -150,7 +150,7 @@ def test_broken_variable_is_named() -> None:
 def test_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text("mtu = ")
-    with pytest.raises(ConfigError, match="c.toml"):
+    with pytest.raises(ConfigError, match=r"c\.toml"):
         TunnelConfig.from_file(path, environ={})
     path.write_text("tunnel = 3")
     with pytest.raises(ConfigError, match="not a table"):

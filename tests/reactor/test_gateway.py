@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 from support.fakegateway import FakeGateway
+from support.greenlets import in_greenlet, wait_until
 
 from smolmix_sync.mixnet.gateway.client import GatewayClient
 from smolmix_sync.mixnet.gateway.events import Refusal
@@ -31,34 +32,6 @@ def loop() -> Iterator[ReactorLoop]:
     reactor = ReactorLoop().start()
     yield reactor
     reactor.stop()
-
-
-def in_greenlet(loop: ReactorLoop, fn: Callable[[], Any], timeout: float = 20.0) -> Any:
-    """Run *fn* in a greenlet of the reactor and return or raise what it does."""
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append((fn(), None))
-        except BaseException as error:
-            result.append((None, error))
-
-    loop.spawn(run)
-    until = time.monotonic() + timeout
-    while not result:
-        assert time.monotonic() < until, "the greenlet did not end"
-        time.sleep(0.002)
-    value, error = result[0]
-    if error is not None:
-        raise error
-    return value
-
-
-def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    until = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < until, "the condition did not come true"
-        time.sleep(0.005)
 
 
 class Owner:
