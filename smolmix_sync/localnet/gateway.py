@@ -94,6 +94,7 @@ class Gateway(SphinxProgram):
         self.links: dict[GatewayServerSession, _ClientLink] = {}
         #: Clients inside this process (the exit's IP packet router), by address.
         self.local_clients: dict[bytes, Callable[[bytes], None]] = {}
+        self._servers: list[asyncio.Server] = []
         self._kept: dict[str, dict[str, Any]] = {}
         for key, record in config.get("kept", {}).items():
             self._kept[key] = record
@@ -107,20 +108,20 @@ class Gateway(SphinxProgram):
         loop = asyncio.get_running_loop()
         tls = server_context(Leaf(**self.config["leaf"]))
         for kind, context in (("ws", None), ("wss", tls)):
+            address, port = self.config["address"], self.port(kind)
             server = await loop.create_server(
-                lambda: _ClientLink(self),
-                self.config["address"],
-                self.port(kind),
-                ssl=context,
-                reuse_address=True,
-                backlog=256,
+                lambda: _ClientLink(self), address, port, ssl=context, reuse_address=True, backlog=256
             )
-            self.spawn(self._serve(server))
+            self._servers.append(server)
         self.spawn(self._keep_records())
 
-    async def _serve(self, server: asyncio.Server) -> None:
-        with contextlib.suppress(asyncio.CancelledError):
-            await server.serve_forever()
+    async def stop(self) -> None:
+        """Close every listener, the websockets and the links."""
+        for server in self._servers:
+            server.close()
+        for link in list(self.links.values()):
+            link.end()
+        await super().stop()
 
     @property
     def settings(self) -> ServerSettings:

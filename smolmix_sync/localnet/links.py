@@ -48,6 +48,12 @@ class LinkCapture:
             file = self._files[link] = (self._directory / f"{link}.bin").open("ab", buffering=0)
         file.write(data)
 
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
 
 class MixListener:
     """Accepts links and hands every frame to *receive*."""

@@ -135,8 +135,11 @@ class Relay:
             incoming.refuse(Refusal.RST if refused else Refusal.HOST_UNREACHABLE)
             self.wake()
             return
-        self.counters["tcp_connections"] += 1
         conn = incoming.accept()
+        if conn.error:  # the client has given up meanwhile
+            flow.abort()
+            return
+        self.counters["tcp_connections"] += 1
         self._flows[conn] = flow
         flow.attach(conn)
         self.wake()
