@@ -131,6 +131,7 @@ class Tunnel:
         self._state_callbacks = [on_state] if on_state else []
         self._changed = Signal()
         self._lender: MixnetClient | None = None
+        self._lender_ends = False
         self._parts = parts
         self._session = self._new_session()
         _tunnels.append(self)
@@ -210,6 +211,7 @@ class Tunnel:
         tunnel = cls.__new__(cls)
         tunnel._begin(client.config, loop=client._loop, mix=client._lend(), bridge=bridge, **kwargs)
         tunnel._lender = client
+        tunnel._lender_ends = stream._owned
         tunnel._start(wait)
         return tunnel
 
@@ -530,6 +532,8 @@ class Tunnel:
         self._run_to_end(self._session.shutdown, timeout)
         if self._lender is not None:
             self._lender._take_back()
+            if self._lender_ends:
+                self._lender.disconnect(0.5)
             self._lender = None
 
     def _run_to_end(self, fn: Callable[[float], object], timeout: float) -> None:
@@ -678,14 +682,15 @@ def current() -> Tunnel:
 def connect(config: TunnelConfig | None = None, **options: Any) -> Tunnel:
     """Make the tunnel of this process, wait until it is READY and return it.
 
-    If there is one already it is returned as it is, once READY; *options* must not differ then.
+    In a forked child it makes one of the child's own, whatever ``fork`` says: it was asked for. If there is one already it is returned as it is, once READY; *options* must not differ then.
 
     Raises:
         SmolmixError: what failed.
         ValueError: there is a tunnel with other settings.
     """
-    global _default, _default_config
+    global _default, _default_config, _denied
     with _lock:
+        _denied = False
         tunnel = _default
         if tunnel is not None and tunnel.state not in (TunnelState.FAILED, TunnelState.SHUTDOWN):
             given = {n: v for n, v in options.items() if n not in ("on_progress", "on_state", "wait")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import socket
@@ -9,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import _socket
 import gevent
 import pytest
 from support.certificates import Authority
