@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from functools import lru_cache
 
-__all__ = ["family", "is_loopback", "is_unicast", "is_unspecified", "pack", "unpack"]
+__all__ = ["is_loopback", "is_unicast", "is_unspecified", "pack", "unpack"]
 
 _V6_LOOPBACK = bytes(15) + b"\x01"
 _V6_ANY = bytes(16)
@@ -27,11 +27,6 @@ def pack(text: str) -> bytes:
 def unpack(packed: bytes) -> str:
     """Return the text of 4 or 16 octets."""
     return str(ipaddress.ip_address(packed))
-
-
-def family(packed: bytes) -> int:
-    """Return 4 or 6."""
-    return 4 if len(packed) == 4 else 6
 
 
 def is_loopback(packed: bytes) -> bool:

@@ -203,6 +203,8 @@ def _handshake_acknowledged(conn: Conn, segment: Segment, now: float, *, scaled:
     result = snd.on_ack(1, _NO_BLOCKS, conn.detector, conn.rtt.min_rtt, None, now)
     if result.clean_sent_at >= 0.0:
         conn.rtt.sample(now - result.clean_sent_at)
+        if not conn.loop:
+            conn.host.note_handshake(now - result.clean_sent_at)
     conn.rtx_at = inf
     conn.syn_wanted = False
     conn.establish(now)

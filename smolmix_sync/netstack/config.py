@@ -58,6 +58,9 @@ class StackConfig:
     """Largest packet the far side can bring to us; the MSS we advertise is this less the headers (1380/1360)."""
     tx_mtu: int = 1500
     """Largest packet we make, until ICMP says less."""
+    datagram_mtu: int = 1498
+    """Largest packet of a datagram: unlike a segment it is not cut to the room of a 1500-octet bundle,
+    which it shares with its 2-octet length."""
     loopback_mtu: int = 65535
     """Largest packet between two sockets of this stack (``loopback=True``)."""
 
@@ -75,6 +78,7 @@ class StackConfig:
     """Share of RTTVAR added to that."""
 
     rto_initial: float = 1.0
+    """Retransmission timeout of a SYN; more when earlier handshakes took longer."""
     rto_min: float = 1.0
     rto_max: float = 60.0
     persist_min: float = 0.5

@@ -65,6 +65,9 @@ class Host(Protocol):
     def report(self, conn: Conn, mask: int) -> None:
         """Queue an event."""
 
+    def note_handshake(self, rtt: float) -> None:
+        """Learn from the round trip of a handshake without retransmission."""
+
     def handshake_done(self, conn: Conn) -> None:
         """Note that a passively opened connection is established."""
 

@@ -10,7 +10,6 @@ Source: spec/netstack.md section 7.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -51,9 +50,6 @@ class EventQueue:
     def __init__(self) -> None:
         self._masks: dict[StackObject, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._masks)
-
     def add(self, obj: StackObject, mask: int) -> None:
         """Report *mask* for *obj*, merged with what is already waiting."""
         masks = self._masks
@@ -66,8 +62,3 @@ class EventQueue:
             return None
         obj = next(iter(masks))
         return obj, masks.pop(obj)
-
-    def drain(self) -> Iterator[tuple[StackObject, int]]:
-        """Yield reports until none is left, including those made meanwhile."""
-        while (item := self.pop()) is not None:
-            yield item

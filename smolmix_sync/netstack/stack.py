@@ -25,6 +25,7 @@ from smolmix_sync.netstack.listener import Incoming, Listener, Refusal
 from smolmix_sync.netstack.pathmtu import PathMtuCache
 from smolmix_sync.netstack.ping import Ping
 from smolmix_sync.netstack.ports import Bindings, EphemeralPorts
+from smolmix_sync.netstack.recovery import RttEstimator
 from smolmix_sync.netstack.scheduler import Scheduler
 from smolmix_sync.netstack.secretnumbers import SecretNumbers
 from smolmix_sync.netstack.segment import Segment, SegmentWriter
@@ -87,6 +88,7 @@ class Stack:
         self._numbers = SecretNumbers(urandom)
         self._ports = EphemeralPorts(self.config.port_min, self.config.port_max, self._numbers)
         self._path_mtu = PathMtuCache(self.config.pmtu_entries, self.config.pmtu_lifetime)
+        self._handshakes = RttEstimator(self.config)
         self._events = EventQueue()
         self._scheduler = Scheduler(self.config, self.counters)
         self._ingress = Ingress(self)
@@ -422,6 +424,10 @@ class Stack:
         if conn.listener is not None:
             conn.listener.established(conn)
 
+    def note_handshake(self, rtt: float) -> None:
+        """Learn from one handshake what the next SYN should expect of the tunnel."""
+        self._handshakes.sample(rtt)
+
     def send_control(self, packet: bytes, destination: bytes) -> None:
         """Queue a packet before everything else."""
         if self._is_local(destination):
@@ -454,7 +460,7 @@ class Stack:
             for packet in self._packets(source, destination, protocol, data, self.config.loopback_mtu):
                 self._send_local(packet)
             return True
-        mtu = self._path_mtu.get(destination, self._tx_mtu, self.now)
+        mtu = self._path_mtu.get(destination, min(self._tx_mtu, self.config.datagram_mtu), self.now)
         if not queue.add(self._packets(source, destination, protocol, data, mtu)):
             return False
         self._scheduler.add_queue(queue)
@@ -523,6 +529,8 @@ class Stack:
             rx_mtu=self.config.loopback_mtu if loop else self._rx_mtu,
             loop=loop,
         )
+        if not loop:
+            conn.rtt.rto = max(self.config.rto_initial, self._handshakes.rto)
         self.connections[key] = conn
         return conn
 

@@ -26,8 +26,9 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
-from smolmix_sync.netstack import Conn, Stack, StackConfig, State, TcpSettings
-from support.netsim import seeded_urandom
+from support.netsim import seeded_urandom  # noqa: E402
+
+from smolmix_sync.netstack import Conn, Stack, StackConfig, State, TcpSettings  # noqa: E402
 
 KERNEL, KERNEL6, OURS, OURS6 = "10.0.0.1", "fd00::1", "10.0.0.2", "fd00::2"
 
@@ -396,7 +397,7 @@ def case_udp_both_families(fd: int) -> None:
                 assert item[0] == payload
                 ours.sendto(payload, *item[1])
                 driver.run(lambda: True)
-                driver.run(lambda: bool(select.select([peer], [], [], 0)[0]), 5.0)  # noqa: B023
+                driver.run(lambda: bool(select.select([peer], [], [], 0)[0]), 5.0)
                 assert peer.recv(65536) == payload
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 
 import pytest
-
-from smolmix_sync.netstack import CLOSED, CONNECTED, ERROR, HUP, READABLE, State, StackConfig, TcpSettings
 from support.playbook import Playbook
+
+from smolmix_sync.netstack import CLOSED, CONNECTED, ERROR, HUP, READABLE, StackConfig, State, TcpSettings
 
 
 def masks(book: Playbook, obj: object) -> int:

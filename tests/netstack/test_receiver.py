@@ -7,10 +7,10 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.playbook import Playbook
 
 from smolmix_sync.netstack import READABLE, Conn, StackConfig, TcpSettings
 from smolmix_sync.netstack.receiver import Receiver
-from support.playbook import Playbook
 
 
 def relative(book: Playbook, blocks: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
@@ -211,7 +211,7 @@ def test_any_split_overlap_and_order_gives_the_same_stream(data: st.DataObject) 
         assert receiver.held_octets() == sum(right - left for left, right in ranges)
         assert sum(map(len, receiver._held.values())) == receiver.held_octets()
         if ranges and receiver.dsack is None:
-            newest = [block for block in receiver.sack_blocks(1)]
+            newest = receiver.sack_blocks(1)
             assert newest[0] in ranges
     receiver.accept(1, stream, 0.0)
     got += receiver.read(size)

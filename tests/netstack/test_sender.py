@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 
 import pytest
-
-from smolmix_sync.netstack import WRITABLE, StackConfig, State, TcpSettings
 from support.playbook import Playbook
+
+from smolmix_sync.netstack import WRITABLE, State, TcpSettings
 
 
 def drain(book: Playbook) -> list[tuple[int, int]]:

@@ -7,10 +7,10 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.netsim import Deadlock, NetSim, Spin, TimeLimit, Transfer, seeded_urandom
 
 from smolmix_sync.netstack import Conn, Stack, StackConfig, State, TcpSettings
 from smolmix_sync.netstack.checksum import internet_checksum, transport_checksum
-from support.netsim import Deadlock, NetSim, Spin, TimeLimit, Transfer, seeded_urandom
 
 A, B = "10.0.0.2", "10.0.0.1"
 A6, B6 = "fd00::2", "fd00::1"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
+from support.netsim import NetSim, seeded_urandom
+from support.playbook import Playbook
 
 from smolmix_sync.netstack import (
     CLOSED,
@@ -22,8 +24,6 @@ from smolmix_sync.netstack import (
     ipv4,
 )
 from smolmix_sync.netstack.segment import ACK, RST, SYN, SegmentWriter
-from support.netsim import NetSim, seeded_urandom
-from support.playbook import Playbook
 
 A, B = "10.0.0.1", "10.0.0.2"
 WEB = "93.184.216.34"
@@ -441,7 +441,7 @@ def test_control_packets_are_bounded() -> None:
 
 
 def test_a_datagram_larger_than_any_bundle_is_dropped_not_stuck() -> None:
-    a, _ = stacks()
+    a, _ = stacks(datagram_mtu=1500)
     socket = a.udp()
     socket.sendto(bytes(1472), B, 9)
     socket.sendto(b"next", B, 9)
@@ -595,3 +595,91 @@ def test_many_short_connections_leave_nothing_behind(seed: int) -> None:
         assert not stack.connections
         assert stack.next_deadline() is None
         assert len(stack._scheduler._heap) == 0
+
+
+def test_a_syn_waits_longer_once_handshakes_took_long() -> None:
+    book = Playbook()
+    book.established(rtt=2.5)
+    conn = book.connect()
+    assert conn.rtt.rto > 5.0
+
+
+def test_a_colliding_echo_identifier_moves_on() -> None:
+    a, _ = stacks()
+    used = {a.ping().ident for _ in range(300)}
+    assert len(used) == 300
+    taken = a._numbers.random16
+    a._numbers.__class__.random16 = lambda self: next(iter(used))  # type: ignore[method-assign]
+    try:
+        assert a.ping().ident not in used
+    finally:
+        a._numbers.__class__.random16 = taken.__func__  # type: ignore[method-assign, attr-defined]
+
+
+def test_the_queue_of_ownerless_packets_is_bounded() -> None:
+    terminal = Stack(None, urandom=seeded_urandom(9), any_address=True, config=StackConfig(udp_sndbuf=2000))
+    for _ in range(5):
+        terminal.send_udp((WEB, 53), (A, 9), bytes(900))
+    assert terminal.counters.drops["raw_queue_full"] == 3
+    a, _ = stacks(udp_sndbuf=1000)
+    ping = a.ping()
+    ping.send(B, 1, bytes(900))
+    with pytest.raises(OSError) as caught:
+        ping.send(B, 2, bytes(900))
+    assert caught.value.errno == errno.ENOBUFS
+
+
+def test_half_received_datagrams_are_a_deadline_and_then_a_drop() -> None:
+    a, b = stacks()
+    a.udp().sendto(bytes(3000), B, 9)
+    b.receive_data(a.data_to_send(0.0)[0], 0.0)
+    assert b.next_deadline() == 15.0
+    b.handle_deadline(15.0)
+    assert b.counters.drops["fragment_timeout"] == 1
+    assert b.next_deadline() is None
+
+
+def test_small_rooms_never_break_the_order_or_the_bound() -> None:
+    book = Playbook()
+    conn = book.established(timestamps=True)
+    book.into("A", 101, 1, bytes(100))
+    conn.send(bytes(3000))
+    book.pull()
+    book.now += 1.5
+    book.stack.handle_deadline(book.now)
+    opening = book.stack.connect("10.0.0.1", 81, book.now)
+    for room in (0, 10, 59, 60, 61, 62):
+        for packet in book.stack.data_to_send(book.now, room):
+            assert len(packet) + 2 <= room
+    assert opening.state is State.SYN_SENT
+    for room in range(62, 400, 7):
+        assert sum(len(packet) + 2 for packet in book.stack.data_to_send(book.now, room)) <= room
+
+
+def test_source_addresses_follow_the_destination() -> None:
+    stack = Stack(A, "fd00::1", urandom=seeded_urandom(1), loopback=True)
+    assert stack.connect(B, 1, 0.0, local_address="0.0.0.0").local[0] == A
+    assert stack.connect("fd00::2", 1, 0.0, local_address="::").local[0] == "fd00::1"
+    assert stack.connect(B, 1, 0.0, local_address="::").local[0] == A
+    assert stack.connect("127.0.0.1", 1, 0.0, local_address=A).local[0] == A
+    for addr, local, expected in (
+        ("fd00::2", A, errno.ENETUNREACH),
+        ("fd00::2", "0.0.0.0", errno.ENETUNREACH),
+        (B, "127.0.0.1", errno.ENETUNREACH),
+        (B, "9.9.9.9", errno.EADDRNOTAVAIL),
+    ):
+        with pytest.raises(OSError) as caught:
+            stack.connect(addr, 1, 0.0, local_address=local)
+        assert caught.value.errno == expected
+
+
+def test_an_exit_whose_table_is_full_says_so() -> None:
+    client, _ = stacks()
+    terminal = Stack(None, urandom=seeded_urandom(9), any_address=True, config=StackConfig(max_connections=0))
+    client.connect(WEB, 443, 0.0)
+    exchange(client, terminal, rounds=1)
+    ((request, _),) = list(terminal.events())
+    assert isinstance(request, Incoming)
+    with pytest.raises(OSError) as caught:
+        request.accept()
+    assert caught.value.errno == errno.ENOBUFS

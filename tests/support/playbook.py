@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from support.netsim import seeded_urandom
+
 from smolmix_sync.netstack import (
     Conn,
     Listener,
@@ -33,7 +35,6 @@ from smolmix_sync.netstack.options import encode as encode_options
 from smolmix_sync.netstack.secretnumbers import SecretNumbers
 from smolmix_sync.netstack.segment import ACK, FIN, PSH, RST, SYN, SegmentWriter, decode_untrusted
 from smolmix_sync.netstack.seqnum import MASK
-from support.netsim import seeded_urandom
 
 FLAGS = {"S": SYN, "F": FIN, "R": RST, "P": PSH, "A": ACK}
 OURS, PEER = "10.0.0.2", "10.0.0.1"
