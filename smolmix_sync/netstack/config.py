@@ -32,7 +32,7 @@ class TcpSettings:
     keep_count: int = 9
     """TCP_KEEPCNT: unanswered probes before ETIMEDOUT."""
     user_timeout: float = 120.0
-    """TCP_USER_TIMEOUT: seconds data may stay unacknowledged before ETIMEDOUT (RFC 1122 R2)."""
+    """TCP_USER_TIMEOUT: seconds data may stay unacknowledged before ETIMEDOUT (RFC 1122 R2); 0: the default."""
     syn_retries: int = 6
     """TCP_SYNCNT: SYN retransmissions before ETIMEDOUT."""
     linger_reset: bool = False

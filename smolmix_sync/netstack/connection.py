@@ -26,7 +26,7 @@ from smolmix_sync.netstack.states import State
 if TYPE_CHECKING:
     from smolmix_sync.netstack.listener import Listener
 
-__all__ = ["Conn", "Host"]
+__all__ = ["USER_TIMEOUT", "Conn", "Host"]
 
 # Module globals: member access on an Enum class costs on the hot path.
 _CLOSED = State.CLOSED
@@ -42,6 +42,8 @@ _RECEIVING = (_ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2)
 _TIMESTAMPS_SIZE = 12
 # From the specification (RFC 9293 section 3.7.1): without an MSS option.
 _DEFAULT_MSS = {4: 536, 16: 1220}
+# Ours: what a user timeout of 0 stands for, the default.
+USER_TIMEOUT = 120.0
 # Ours: a peer announcing less would cost a packet per few octets (Linux: 48).
 _MIN_MSS = 48
 
@@ -463,7 +465,7 @@ class Conn:
         """Note since when the oldest outstanding octet waits (the user timeout runs from there)."""
         self.stalled_since = since
         outstanding = self.open and self.snd.snd_una < self.snd.snd_nxt
-        self.give_up = since + self.settings.user_timeout if outstanding else inf
+        self.give_up = since + (self.settings.user_timeout or USER_TIMEOUT) if outstanding else inf
 
     def send_reset(self) -> None:
         """Send RST with the sequence number the peer expects next."""

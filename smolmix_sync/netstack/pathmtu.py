@@ -33,7 +33,9 @@ class PathMtuCache:
         if not _MINIMUM[len(destination)] <= mtu < current:
             return False
         table = self._table
-        table.pop(destination, None)
+        known = table.pop(destination, None)
+        if known is not None and known[1] > now:
+            mtu = min(mtu, known[0])
         if len(table) >= self._entries:
             del table[next(iter(table))]
         table[destination] = (mtu, now + self._lifetime)

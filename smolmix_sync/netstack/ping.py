@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-from smolmix_sync.netstack import addresses
 from smolmix_sync.netstack.events import ERROR, READABLE
 
 __all__ = ["EchoReply", "Ping"]
@@ -31,6 +30,8 @@ class EchoReply:
 
 class _PingHost(Protocol):
     def report(self, obj: Ping, mask: int) -> None: ...
+
+    def destination(self, addr: str) -> bytes: ...
 
     def send_echo(self, destination: bytes, ident: int, seq: int, payload: bytes) -> None: ...
 
@@ -62,7 +63,7 @@ class Ping:
             raise OSError(errno.EBADF, "socket is closed")
         if len(payload) > _MAX_PAYLOAD:
             raise OSError(errno.EMSGSIZE, "echo payload too long")
-        self._host.send_echo(addresses.pack(addr), self.ident, seq & 0xFFFF, payload)
+        self._host.send_echo(self._host.destination(addr), self.ident, seq & 0xFFFF, payload)
 
     def recv(self) -> EchoReply | None:
         """Take the oldest reply, or None."""

@@ -19,6 +19,7 @@ from smolmix_sync.netstack.config import StackConfig, TcpSettings
 from smolmix_sync.netstack.connection import Conn
 from smolmix_sync.netstack.counters import Counters
 from smolmix_sync.netstack.events import INCOMING, EventQueue
+from smolmix_sync.netstack.hostaddresses import HostAddresses
 from smolmix_sync.netstack.ingress import Ingress, reset_for
 from smolmix_sync.netstack.ip import ICMP, ICMPV6, UDP, IpPacket
 from smolmix_sync.netstack.listener import Incoming, Listener, Refusal
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from smolmix_sync.netstack.events import StackObject
 
 __all__ = ["Stack"]
-
-_LOOPBACK_V4 = b"\x7f\0\0\x01"
-_LOOPBACK_V6 = bytes(15) + b"\x01"
 
 
 class Stack:
@@ -71,15 +69,12 @@ class Stack:
         self.config = config or StackConfig()
         self.counters = Counters()
         self.any_address = any_address
-        self.own: frozenset[bytes] = frozenset()
+        self._addresses = HostAddresses(loopback=loopback, any_address=any_address)
         self.connections: dict[bytes, Conn] = {}
         self.listeners: Bindings[Listener] = Bindings()
         self.udp_sockets: Bindings[Udp] = Bindings()
         self.pings: dict[int, Ping] = {}
         self.incoming: dict[bytes, Incoming] = {}
-        self._v4: bytes | None = None
-        self._v6: bytes | None = None
-        self._loopback = loopback
         self._loopback_delay = loopback_delay
         self._loop_packets: deque[tuple[float, bytes]] = deque()
         self._down = 0
@@ -106,12 +101,12 @@ class Stack:
     @property
     def v4(self) -> str | None:
         """Our IPv4 address."""
-        return addresses.unpack(self._v4) if self._v4 is not None else None
+        return addresses.unpack(self._addresses.v4) if self._addresses.v4 is not None else None
 
     @property
     def v6(self) -> str | None:
         """Our IPv6 address."""
-        return addresses.unpack(self._v6) if self._v6 is not None else None
+        return addresses.unpack(self._addresses.v6) if self._addresses.v6 is not None else None
 
     def receive_data(self, packet: bytes, now: float) -> None:
         """Take one IP packet. Never raises on its content: bad packets are dropped and counted."""
@@ -199,12 +194,10 @@ class Stack:
 
     def set_addresses(self, v4: str | None, v6: str | None) -> None:
         """Change our addresses; connections bound to a lost one get ENETDOWN."""
-        self._v4 = addresses.pack(v4) if v4 is not None else None
-        self._v6 = addresses.pack(v6) if v6 is not None else None
-        self.own = frozenset(address for address in (self._v4, self._v6) if address is not None)
+        self._addresses.assign(v4, v6)
         self._down = 0
         for conn in list(self.connections.values()):
-            if not self.any_address and not self._is_ours(conn.writer.source):
+            if not self._addresses.is_ours(conn.writer.source):
                 conn.fail(_errno.ENETDOWN)
 
     def shutdown(self, errno: int) -> None:
@@ -240,9 +233,7 @@ class Stack:
                 address), EADDRINUSE (explicit local_port taken for this peer), ENOBUFS (table full).
         """
         self._scheduler.now = now
-        destination = addresses.pack(addr)
-        if addresses.is_unspecified(destination) and self._loopback:
-            destination = _LOOPBACK_V4 if len(destination) == 4 else _LOOPBACK_V6
+        destination = self.destination(addr)
         preferred = addresses.pack(local_address) if local_address is not None else b""
         source = self.source_for(destination, preferred)
         if len(self.connections) >= self.config.max_connections:
@@ -279,7 +270,8 @@ class Stack:
         Raises:
             OSError: EADDRINUSE, EADDRNOTAVAIL.
         """
-        address = self._bindable(addr)
+        self._check_up()
+        address = self._addresses.bindable(addr)
         port = self._bindable_port(self.listeners, address, port, v6only)
         listener = Listener(self, address, port, backlog, settings or self.config.tcp, v6only)
         self.listeners.add(listener)
@@ -296,7 +288,8 @@ class Stack:
         Raises:
             OSError: EADDRINUSE, EADDRNOTAVAIL.
         """
-        address = self._bindable(addr)
+        self._check_up()
+        address = self._addresses.bindable(addr)
         if not (port and reuse and all(other.reuse for other in self.udp_sockets.at(port))):
             port = self._bindable_port(self.udp_sockets, address, port, v6only)
         socket = Udp(
@@ -346,50 +339,27 @@ class Stack:
 
     # -- addresses and ports
 
-    def _is_ours(self, address: bytes) -> bool:
-        return address in self.own or (self._loopback and addresses.is_loopback(address))
+    @property
+    def own(self) -> frozenset[bytes]:
+        """Our addresses, packed."""
+        return self._addresses.own
 
-    def _is_local(self, destination: bytes) -> bool:
-        return self._loopback and (addresses.is_loopback(destination) or destination in self.own)
+    def _check_up(self) -> None:
+        if self._down:
+            raise OSError(self._down, "stack is down")
+
+    def destination(self, addr: str) -> bytes:
+        """Return what a user's address means: the unspecified one is this host, as in Linux."""
+        return self._addresses.destination(addr)
 
     def source_for(self, destination: bytes, preferred: bytes) -> bytes:
-        """Return our address towards *destination*; *preferred* is the bound one, if any.
+        """Return our address towards *destination*; *preferred* is the bound one, empty if none.
 
         Raises:
             OSError: ENETDOWN, ENETUNREACH, EADDRNOTAVAIL.
         """
-        if self._down:
-            raise OSError(self._down, "stack is down")
-        if preferred and not any(preferred):
-            if len(preferred) == 4 != len(destination):
-                raise OSError(_errno.ENETUNREACH, "address family mismatch")
-            preferred = b""
-        if preferred and not self._is_ours(preferred) and not self.any_address:
-            raise OSError(_errno.EADDRNOTAVAIL, "not an address of this stack")
-        local = self._is_local(destination)
-        if local:
-            if preferred and len(preferred) == len(destination):
-                return preferred
-            return destination
-        source = self._v4 if len(destination) == 4 else self._v6
-        if preferred:
-            source = preferred if len(preferred) == len(destination) else None
-            if source is not None and addresses.is_loopback(source):
-                source = None
-        blocked = not addresses.is_unicast(destination) or addresses.is_loopback(destination)
-        if source is None or blocked or destination in self.own:
-            raise OSError(_errno.ENETUNREACH, "network is unreachable")
-        return source
-
-    def _bindable(self, addr: str | None) -> bytes:
-        if self._down:
-            raise OSError(self._down, "stack is down")
-        if not addr:
-            return b""
-        address = addresses.pack(addr)
-        if not (addresses.is_unspecified(address) or self._is_ours(address) or self.any_address):
-            raise OSError(_errno.EADDRNOTAVAIL, "not an address of this stack")
-        return address
+        self._check_up()
+        return self._addresses.source_for(destination, preferred)
 
     def _bindable_port(
         self, table: Bindings[Listener] | Bindings[Udp], address: bytes, port: int, v6only: bool
@@ -430,7 +400,7 @@ class Stack:
 
     def send_control(self, packet: bytes, destination: bytes) -> None:
         """Queue a packet before everything else."""
-        if self._is_local(destination):
+        if self._addresses.is_local(destination):
             self._send_local(packet)
         else:
             self._scheduler.add_control(packet)
@@ -456,7 +426,7 @@ class Stack:
         self, queue: PacketQueue, source: bytes, destination: bytes, protocol: int, data: bytes
     ) -> bool:
         """Queue an IP payload, in fragments if need be; False when the queue is full."""
-        if self._is_local(destination):
+        if self._addresses.is_local(destination):
             for packet in self._packets(source, destination, protocol, data, self.config.loopback_mtu):
                 self._send_local(packet)
             return True
@@ -514,7 +484,7 @@ class Stack:
     def _make(
         self, source: bytes, source_port: int, destination: bytes, port: int, settings: TcpSettings
     ) -> Conn:
-        loop = self._is_local(destination)
+        loop = self._addresses.is_local(destination)
         key = destination + source + port.to_bytes(2, "big") + source_port.to_bytes(2, "big")
         now = self.now
         conn = Conn(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from math import inf
 
-from smolmix_sync.netstack.connection import Conn
+from smolmix_sync.netstack.connection import USER_TIMEOUT, Conn
 from smolmix_sync.netstack.states import State
 
 __all__ = ["expire", "next_timeout"]
@@ -87,7 +87,7 @@ def _persist(conn: Conn, now: float) -> None:
     silent_since = max(conn.last_received, conn.persist_since)
     if conn.close_called:
         silent_since = conn.persist_since
-    if conn.persist_count > 1 and now - silent_since >= conn.settings.user_timeout:
+    if conn.persist_count > 1 and now - silent_since >= (conn.settings.user_timeout or USER_TIMEOUT):
         conn.fail(conn.soft_error or errno.ETIMEDOUT)
         return
     conn.probe_wanted = True

@@ -115,6 +115,8 @@ class Datagram:
 class _UdpHost(Protocol):
     def report(self, obj: Udp, mask: int) -> None: ...
 
+    def destination(self, addr: str) -> bytes: ...
+
     def source_for(self, destination: bytes, preferred: bytes) -> bytes: ...
 
     def queue_udp(self, udp: Udp, source: bytes, destination: bytes, port: int, payload: bytes) -> bool: ...
@@ -197,7 +199,7 @@ class Udp:
         Raises:
             OSError: ENETUNREACH when no address of ours has that family.
         """
-        destination = addresses.pack(addr)
+        destination = self._host.destination(addr)
         source = self._host.source_for(destination, self.address)
         self.peer = (destination, port)
         self.remote = (addresses.unpack(destination), port)
@@ -215,7 +217,7 @@ class Udp:
             BlockingIOError: the send queue is full (wait for WRITABLE).
             OSError: EMSGSIZE, ENETUNREACH, EBADF when closed; a pending ICMP error once.
         """
-        return self._send(data, addresses.pack(addr), port)
+        return self._send(data, self._host.destination(addr), port)
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Queue one datagram to the connected peer (EDESTADDRREQ without one)."""

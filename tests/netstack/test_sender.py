@@ -7,7 +7,7 @@ import errno
 import pytest
 from support.playbook import Playbook
 
-from smolmix_sync.netstack import WRITABLE, State, TcpSettings
+from smolmix_sync.netstack import WRITABLE, StackConfig, State, TcpSettings
 
 
 def drain(book: Playbook) -> list[tuple[int, int]]:
@@ -524,3 +524,88 @@ def test_set_mtu_applies_to_live_connections() -> None:
     assert conn.mss == 1260
     conn.send(bytes(2000))
     assert max(len(got.packet) for got in book.pull()) == 1300
+
+
+def test_a_user_timeout_of_zero_is_the_default() -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(user_timeout=0.0))
+    conn.send(b"data")
+    book.advance(119.0)
+    assert conn.error == 0
+    book.advance(2.0)
+    assert conn.error == errno.ETIMEDOUT
+
+
+def test_keepalive_leaves_a_peer_with_data_outstanding_to_retransmission() -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(keepalive=True, keep_idle=2.0, keep_interval=1.0, keep_count=2))
+    conn.send(b"data")
+    book.advance(30.0)
+    assert conn.error == 0
+    assert {got.payload for got in book.queue} == {b"data"}
+
+
+def test_a_probe_is_not_needed_when_the_window_opened_meanwhile() -> None:
+    book = Playbook()
+    conn = book.established(wscale=None, window=0)
+    conn.send(b"data")
+    book.stack.data_to_send(book.now)
+    book.now += 1.5
+    conn.snd.edge = 100
+    book.stack.handle_deadline(book.now)
+    book.out("A", seq=1, payload=b"data")
+
+
+def test_a_lost_segment_acknowledged_late_is_forgotten() -> None:
+    book = Playbook()
+    conn = book.established()
+    conn.send(bytes(1460 * 3))
+    drain(book)
+    book.now += 1.1
+    book.stack.handle_deadline(book.now)
+    assert conn.snd.lost_octets > 0
+    book.into("A", 1, 1, sack=((1, 1461),))
+    book.into("A", 1, 701)
+    book.into("A", 1, 1 + 1460 * 3)
+    assert (conn.snd.lost_octets, conn.snd.pipe, conn.snd.sacked_octets) == (0, 0, 0)
+    book.nothing()
+
+
+def test_three_timeouts_in_a_row_start_over_from_one_segment_and_undo_restores() -> None:
+    from smolmix_sync.netstack.congestion import make
+
+    control = make("gentle", 10, 1 << 20)
+    control.on_connected(1000, 0.0)
+    assert control.cwnd == 10_000
+    control.on_acked(10_000, 0, 0, 0, 0.1, 0.0)
+    assert control.cwnd == 20_000
+    control.on_loss(1000, 0, 0.0)
+    assert control.cwnd == 20_000
+    control.on_timeout(20_000, 1, 0.0)
+    assert (control.cwnd, control.ssthresh) == (10_000, 10_000)
+    control.on_acked(10_000, 0, 0, 0, 0.1, 0.0)  # congestion avoidance from here
+    assert control.cwnd == 11_000
+    control.on_undo()
+    assert control.cwnd == 20_000
+    control.on_timeout(1, 3, 0.0)
+    assert control.cwnd == 1000
+    with pytest.raises(ValueError, match="reno"):
+        make("reno", 10, 1)
+
+
+def test_samples_out_of_range_are_not_round_trips() -> None:
+    from smolmix_sync.netstack.recovery import RttEstimator
+
+    rtt = RttEstimator(StackConfig())
+    rtt.sample(-1.0)
+    rtt.sample(10_000.0)
+    assert rtt.srtt == 0.0
+    rtt.sample(2.0)
+    assert rtt.rto == pytest.approx(6.0)  # RFC 6298 rule 2.2
+    rtt.on_timeout()
+    assert rtt.rto == pytest.approx(12.0)
+    for _ in range(9):
+        rtt.on_timeout()
+    assert rtt.rto == 60.0
+    rtt.on_progress()
+    assert rtt.rto == pytest.approx(6.0)
