@@ -353,6 +353,14 @@ class LocalNet:
         answer: dict[str, dict[str, int]] = self._control.request("stats")
         return answer
 
+    def rotate_keys(self) -> int:
+        """Begin the next key rotation: every node has a new Sphinx key and keeps the old one as its second.
+
+        nym-api announces the new keys at once. Returns the id of the new rotation.
+        """
+        rotation_id: int = self._control.request("rotate")
+        return rotation_id
+
     @property
     def pids(self) -> dict[str, int]:
         """Process ids of the supervisor and of every node that is up."""

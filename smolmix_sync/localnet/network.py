@@ -161,6 +161,16 @@ class NodeProcess:
             await self._reader
         self._process = self._channel = self._reader = None
 
+    def configure(self, values: dict[str, Any]) -> None:
+        """Change what the process is told at its next start."""
+        self._config.update(values)
+
+    async def command(self, command: str, **arguments: Any) -> Any:
+        """Have the process run one of its commands, if it is up."""
+        if self.pid is not None:
+            return await self.request("command", command=command, arguments=arguments)
+        return None
+
     def pause(self, paused: bool) -> None:
         """Stop or continue the process with SIGSTOP and SIGCONT."""
         if self._process is None or self.pid is None:
@@ -235,9 +245,8 @@ class Supervisor:
         own: dict[str, Any] = {
             "name": node.name,
             "ports": dict(node.ports),
-            "sphinx_private": node.keys.sphinx_private.hex(),
+            "sphinx_keys": [[config.rotation_id, node.keys.sphinx_private.hex()]],
             "identity_seed": node.keys.identity_seed.hex(),
-            "rotation_id": config.rotation_id,
             "frame_version": config.frame_version,
             # A node forwards only to addresses of the network, as the routing filter of a real one.
             "known_ips": sorted({other.address for other in self._sphinx_nodes}),
@@ -338,6 +347,8 @@ class Supervisor:
             }
         if op == "stats" and "node" not in message:
             return await self._all_stats()
+        if op == "rotate":
+            return await self._rotate()
         if op == "shutdown":
             self.ended.set()
             return None
@@ -360,11 +371,35 @@ class Supervisor:
             case "set":
                 return await node.set(message["switches"])
             case "command":
-                return await node.request(
-                    "command", command=message["command"], arguments=message.get("arguments", {})
-                )
+                arguments = message.get("arguments", {})
+                return await node.request("command", command=message["command"], arguments=arguments)
             case _:
                 raise ValueError(f"unknown request {op!r}")
+
+    async def _rotate(self) -> int:
+        """Let every node have a new Sphinx key, then announce them; return the new rotation's id."""
+        old = self._directory.key_rotation_id
+        rotation_id = old + 1
+        previous, self._sphinx_nodes = (
+            self._sphinx_nodes,
+            [n.with_new_sphinx_key() for n in self._sphinx_nodes],
+        )
+        for before, after in zip(previous, self._sphinx_nodes, strict=True):
+            new, former = after.keys.sphinx_private.hex(), before.keys.sphinx_private.hex()
+            process = self.nodes[after.name]
+            process.configure({"sphinx_keys": [[rotation_id, new], [old, former]]})
+            await process.command("add_key", rotation_id=rotation_id, private=new)
+        started_at = Timestamp.from_unix(time.time())
+        self._directory = make_directory(self._config, self._sphinx_nodes, started_at, rotation_id)
+        public = self._directory.to_json()
+        self._write("network.json", json.dumps(json.loads(public["network"]), indent=1) + "\n")
+        self.nodes["nym-api"].configure({"directory": public})
+        await self.nodes["nym-api"].command("announce", directory=public)
+        for node in self._sphinx_nodes:
+            if node.kind == "exit":
+                self.nodes[node.name].configure({"network": public["network"]})
+                await self.nodes[node.name].command("learn", network=public["network"])
+        return rotation_id
 
     async def _all_stats(self) -> dict[str, Any]:
         up = [node for node in self.nodes.values() if node.pid is not None]

@@ -71,6 +71,10 @@ class NymApi(Program):
         tls = server_context(Leaf(**self.config["leaf"]))
         await self._server.listen(self.config["address"], self.port("https"), tls)
 
+    async def command_announce(self, directory: dict[str, Any]) -> None:
+        """Announce another directory from now on."""
+        self._directory = Directory.from_json(directory)
+
     async def _answer(self, request: Request) -> Response:
         self.counters["requests"] += 1
         if self.switches.get("down"):

@@ -68,6 +68,11 @@ class SphinxNode:
     ports: Mapping[str, int]
     keys: NodeKeys
 
+    def with_new_sphinx_key(self) -> SphinxNode:
+        """Return the node as it is after a key rotation."""
+        keys = dataclasses.replace(self.keys, sphinx_private=os.urandom(32))
+        return dataclasses.replace(self, keys=keys)
+
     @property
     def identity(self) -> bytes:
         """The node's Ed25519 identity key."""
@@ -153,6 +158,11 @@ class Directory:
     build_version: str
 
     @property
+    def key_rotation_id(self) -> int:
+        """The rotation in force."""
+        return self.topology.key_rotation_id
+
+    @property
     def rotation(self) -> KeyRotationInfo:
         """When keys change: the epoch that began with the network lasts a day, a rotation 24 of them."""
         return KeyRotationInfo(
@@ -188,8 +198,11 @@ class Directory:
         return cls(dataclasses.replace(plain, nodes=nodes), data["build_version"])
 
 
-def make_directory(config: LocalNetConfig, nodes: Iterable[SphinxNode], started_at: Timestamp) -> Directory:
+def make_directory(
+    config: LocalNetConfig, nodes: Iterable[SphinxNode], started_at: Timestamp, rotation_id: int | None = None
+) -> Directory:
     """Describe *nodes* as nym-api does; those in ``wrong_key`` get a Sphinx key that nobody holds."""
+    rotation_id = config.rotation_id if rotation_id is None else rotation_id
     described: dict[int, Node] = {}
     roles: dict[str, list[int]] = {key: [] for key in ("entry", "exit", "1", "2", "3")}
     for node in nodes:
@@ -211,9 +224,9 @@ def make_directory(config: LocalNetConfig, nodes: Iterable[SphinxNode], started_
         )
         role = str(node.layer) if node.layer else "exit" if is_exit else "entry"
         roles[role].append(node.node_id)
-    epoch_id = config.rotation_id * _VALIDITY_EPOCHS
+    epoch_id = rotation_id * _VALIDITY_EPOCHS
     rewarded = RewardedSet(epoch_id, *(tuple(roles[key]) for key in ("entry", "exit", "1", "2", "3")))
-    topology = Topology(described, rewarded, config.rotation_id, epoch_id, started_at)
+    topology = Topology(described, rewarded, rotation_id, epoch_id, started_at)
     return Directory(topology, config.build_version)
 
 

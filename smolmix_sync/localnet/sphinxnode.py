@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from smolmix_sync.errors import WireError
@@ -54,6 +54,16 @@ class ReplayFilter:
         return False
 
 
+class _Key:
+    """One Sphinx key, the rotation it is for, and what was seen under it."""
+
+    def __init__(self, rotation_id: int, private: bytes) -> None:
+        self.rotation_id = rotation_id
+        self.rotation = key_rotation_byte(rotation_id)
+        self.private = private
+        self.replays = ReplayFilter()
+
+
 class SphinxProgram(Program):
     """A node of the mixnet.
 
@@ -71,10 +81,11 @@ class SphinxProgram(Program):
         for counter in ("packets_in", "packets_out", "forwarded", "final", "dropped", "replays", "bad_packets",
                         "bytes_in", "bytes_out"):  # fmt: skip
             self.counters[counter] = 0
-        self._sphinx_private = bytes.fromhex(config["sphinx_private"])
-        self._rotation = key_rotation_byte(config["rotation_id"])
+        #: The key of the current rotation, then that of the one before, which packets on their way still use.
+        self._keys = [
+            _Key(rotation_id, bytes.fromhex(private)) for rotation_id, private in config["sphinx_keys"]
+        ]
         self._known_ips = frozenset(config["known_ips"])
-        self._replays = ReplayFilter()
         self._delayed = 0
         self.capture = LinkCapture(config.get("capture_dir"))
         self.sender = MixSender(
@@ -98,18 +109,13 @@ class SphinxProgram(Program):
         if self.switches.get("drop", 0.0) > random.random():
             counters["dropped"] += 1
             return
-        # 0: the sender does not say which rotation; ours is the only key.
-        if frame.key_rotation not in (0, self._rotation) and self._rotation != 0:
+        # 0: the sender does not say which rotation; every key is tried.
+        keys = [key for key in self._keys if frame.key_rotation in (0, key.rotation)]
+        if not keys:
             counters["expired_key"] += 1
             return
-        try:
-            opened = open_untrusted(frame.packet, self._sphinx_private)
-            if self._replays.seen(opened.replay_tag):
-                counters["replays"] += 1
-                return
-            hop = opened.finish_untrusted()
-        except WireError:
-            counters["bad_packets"] += 1
+        hop = self._unwrap(frame.packet, keys)
+        if hop is None:
             return
         if isinstance(hop, ForwardHop):
             if self.forwards:
@@ -121,6 +127,28 @@ class SphinxProgram(Program):
             self.deliver(hop, frame)
         else:
             counters["not_my_role"] += 1
+
+    def _unwrap(self, packet: bytes, keys: Sequence[_Key]) -> ForwardHop | FinalHop | None:
+        """Take this node's layer off; None, and counted, if it cannot or must not be taken off."""
+        for key in keys:
+            try:
+                opened = open_untrusted(packet, key.private)
+            except WireError:
+                continue
+            # Before the work on the payload, and after the MAC: only packets for this node fill the filter.
+            if key.replays.seen(opened.replay_tag):
+                self.counters["replays"] += 1
+                return None
+            try:
+                return opened.finish_untrusted()
+            except WireError:
+                break
+        self.counters["bad_packets"] += 1
+        return None
+
+    async def command_add_key(self, rotation_id: int, private: str) -> None:
+        """Begin a key rotation: *private* (hex) is the new primary key, the present one stays as the second."""
+        self._keys = [_Key(rotation_id, bytes.fromhex(private)), self._keys[0]]
 
     def _wait_and_forward(self, hop: ForwardHop, key_rotation: int) -> None:
         self.counters["forwarded"] += 1

@@ -24,6 +24,7 @@ from smolmix_sync.address import Recipient, base58_decode
 from smolmix_sync.config import process_overrides
 from smolmix_sync.localnet import ControlError, LocalNet, LocalNetConfig, LocalNetFailed
 from smolmix_sync.mixnet.sphinx import FrameDecoder
+from smolmix_sync.mixnet.topology.network_json import decode_network_untrusted
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
@@ -224,6 +225,29 @@ def test_two_exits_and_layers_of_two() -> None:
             gateway = base58_decode(net.gateway_identity)
             with RawTunnel(net.network_json, gateway, Recipient.parse(address)) as tunnel:
                 tunnel.connect()
+
+
+def test_keys_rotate_without_stopping_a_client_that_has_not_noticed() -> None:
+    with LocalNet(set_default=False) as net, open_tunnel(net) as tunnel:
+        tunnel.connect()
+        assert tunnel.stack is not None
+        udp = tunnel.stack.udp()
+        before = net.network_json.read_bytes()
+        assert net.rotate_keys() == 2
+        after = net.network_json.read_bytes()
+        assert after != before
+        for noticed in (False, True):
+            if noticed:
+                tunnel.core.set_topology(decode_network_untrusted(after), time.monotonic())
+            udp.sendto(b"still there", "198.51.100.10", 7)
+            tunnel.run(udp.readable)
+            assert udp.recv() is not None
+        net.node("mix2").restart()  # with both keys
+        udp.sendto(b"and after a restart", "198.51.100.10", 7)
+        tunnel.run(udp.readable)
+        assert net.rotate_keys() == 3
+        with open_tunnel(net) as newcomer:
+            newcomer.connect()
 
 
 def test_silent_exit_never_answers(net: LocalNet) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from smolmix_sync.crypto import x25519_base
 from smolmix_sync.mixnet.sphinx import FinalHop, Hop, PacketSize, build_packet, unwrap_untrusted
 
 pytestmark = pytest.mark.interop
@@ -144,3 +145,25 @@ def test_link_to_a_peer_that_comes_back_is_opened_again(bench: Any) -> None:
 def test_node_ends_with_its_starter(bench: Any) -> None:
     node, _ = bench.node("mixnode")
     node.close()  # end of file on the life line; asserts a clean exit
+
+
+def test_previous_key_serves_for_one_more_rotation(bench: Any) -> None:
+    node, first = bench.node("mixnode")
+    hops = [first]
+    for rotation_id in (2, 3):
+        private = os.urandom(32)
+        hops.append(Hop(first.address, x25519_base(private)))
+        arguments = {"rotation_id": rotation_id, "private": private.hex()}
+        node.request("command", command="add_key", arguments=arguments)
+    peer = bench.peer()
+    for hop, key_rotation, passes in (
+        (hops[2], 1, True),
+        (hops[1], 2, True),
+        (hops[1], 0, True),
+        (hops[0], 1, False),
+        (hops[0], 0, False),
+        (hops[2], 2, False),
+    ):
+        bench.send(first, build([hop, peer.hop]), key_rotation)
+        assert (peer.receive(5 if passes else 0.2) is not None) == passes
+    assert node.stats()["bad_packets"] == 3
