@@ -21,7 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add localnet's switches to a command line."""
     group = parser.add_argument_group("localnet")
     group.add_argument("--address", default="127.0.0.1", help="IP address that all nodes bind and announce")
-    group.add_argument("--port", action="append", default=[], metavar="NODE[.KIND]=PORT", help="fix a port")
+    group.add_argument(
+        "--port",
+        action="append",
+        default=[],
+        metavar="NODE.LISTENER=PORT",
+        help="fix a port: entry.ws, mix1.mix, nym-api.http",
+    )
     group.add_argument("--hop-delay", type=float, default=15.0, metavar="MS", help="mean delay of a hop")
     group.add_argument(
         "--drop", action="append", default=[], metavar="NODE=PERCENT", help="drop Sphinx packets"

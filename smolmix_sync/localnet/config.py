@@ -104,7 +104,7 @@ class LocalNetConfig:
         address: the IP address all nodes bind and announce; a veth address lets
             another network namespace use the network. Services behind the exit
             always stay on 127.0.0.1.
-        ports: fixed ports by ``node`` or ``node.kind`` (``{"nym-api": 8000,
+        ports: fixed ports by node and listener (``{"nym-api.http": 8000,
             "entry.ws": 9000, "mix1.mix": 1789}``); the others are chosen.
         hop_delay: mean delay per hop in seconds that localnet's own sender (the exit)
             uses and that `LocalNet` sets for the client.
@@ -157,6 +157,10 @@ class LocalNetConfig:
         for name in self.wrong_key:
             if name not in names:
                 raise ValueError(f"wrong_key: no node {name}")
+        for name in self.ports:
+            node, _, listener = name.partition(".")
+            if node not in (*names, "nym-api", "services") or not listener:
+                raise ValueError(f"ports: {name} is no listener of this network")
         if self.frame_version not in (7, 8):
             raise ValueError("frame_version is 7 or 8")
         if self.rotation_id < 1:

@@ -168,6 +168,9 @@ class LocalNet:
             # 0755: another user's client may read ca.pem; the control socket itself is 0600.
             state_dir = self._own_state_dir = tempfile.mkdtemp(prefix="localnet-")
             os.chmod(state_dir, 0o755)
+        config = dataclasses.replace(self.config, state_dir=os.path.abspath(state_dir))
+        if config.capture_dir is not None:
+            config = dataclasses.replace(config, capture_dir=os.path.abspath(config.capture_dir))
         ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             self._process = subprocess.Popen(
@@ -189,7 +192,7 @@ class LocalNet:
         # The death signal comes when the creating thread ends, so only the main thread asks for it.
         main_thread = _thread.get_native_id() == os.getpid()
         order = {
-            "config": self.config.to_json() | {"state_dir": state_dir},
+            "config": config.to_json(),
             "parent": os.getpid() if main_thread else None,
             "start_timeout": self._start_timeout,
         }

@@ -291,7 +291,14 @@ def test_taken_port_is_named(net: LocalNet) -> None:
 
 
 def test_bad_switches_are_refused_before_anything_starts() -> None:
-    for switches in ({"drop": {"mix9": 0.1}}, {"frame_version": 6}, {"rotation_id": 0}, {"allow": {"x": 1}}):
+    for switches in (
+        {"drop": {"mix9": 0.1}},
+        {"frame_version": 6},
+        {"rotation_id": 0},
+        {"allow": {"x": 1}},
+        {"ports": {"nym-api": 1}},
+        {"ports": {"mix7.mix": 1}},
+    ):
         with pytest.raises(ValueError):
             LocalNet(**switches)  # type: ignore[arg-type]
 
