@@ -26,7 +26,7 @@ from smolmix_sync.netstack.states import State
 if TYPE_CHECKING:
     from smolmix_sync.netstack.listener import Listener
 
-__all__ = ["USER_TIMEOUT", "Conn", "Host"]
+__all__ = ["ARM_LINGER", "USER_TIMEOUT", "Conn", "Host"]
 
 # Module globals: member access on an Enum class costs on the hot path.
 _CLOSED = State.CLOSED
@@ -44,6 +44,8 @@ _TIMESTAMPS_SIZE = 12
 _DEFAULT_MSS = {4: 536, 16: 1220}
 # Ours: what a user timeout of 0 stands for, the default.
 USER_TIMEOUT = 120.0
+# A user call knows no time (the stack's may be old): the orphan timer is due at once, and then set.
+ARM_LINGER = 0.0
 # Ours: a peer announcing less would cost a packet per few octets (Linux: 48).
 _MIN_MSS = 48
 
@@ -320,7 +322,7 @@ class Conn:
         else:
             self.rcv.discard = True
             if self.state is State.FIN_WAIT_2:
-                self.linger_at = self.host.now + self.config.fin_wait_2
+                self.linger_at = ARM_LINGER
             self.snd.fin_queued = True
             self.host.touch(self)
 

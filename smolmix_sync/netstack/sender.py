@@ -404,9 +404,7 @@ class Sender:
                 result.delivered += size
             known[left] = reached
             if len(known) > _MAX_BLOCKS:
-                known = self._blocks = {start: end for start, end in known.items() if end > una}
-                if len(known) > _MAX_BLOCKS:
-                    known.clear()
+                known.clear()
 
     def renege(self) -> None:
         """Distrust every SACK if the peer left the very first segment unacknowledged (RFC 2018 section 8)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from math import inf
 
-from smolmix_sync.netstack.connection import USER_TIMEOUT, Conn
+from smolmix_sync.netstack.connection import ARM_LINGER, USER_TIMEOUT, Conn
 from smolmix_sync.netstack.states import State
 
 __all__ = ["expire", "next_timeout"]
@@ -36,7 +36,9 @@ def next_timeout(conn: Conn) -> float:
 
 def expire(conn: Conn, now: float) -> None:
     """Run every timer of *conn* that is due; each is moved on or stopped."""
-    if conn.linger_at <= now:
+    if conn.linger_at == ARM_LINGER:
+        conn.linger_at = now + conn.config.fin_wait_2
+    elif conn.linger_at <= now:
         conn.finish()
         return
     rcv = conn.rcv

@@ -717,3 +717,119 @@ def test_shutdown_read_discards() -> None:
     assert conn.eof()
     book.advance(0.1)
     book.out("A", ack=3)
+
+
+def test_a_simultaneous_open_can_be_refused() -> None:
+    book = Playbook()
+    conn = book.connect()
+    book.out("S")
+    book.into("S", 0)
+    book.out("SA")
+    book.into("R", 1)
+    assert conn.error == errno.ECONNREFUSED
+
+
+def test_a_syn_from_the_peer_before_ours_left_waits() -> None:
+    book = Playbook()
+    conn = book.connect()
+    book.into("S", 0)
+    assert conn.state is State.SYN_SENT
+    assert book.stack.counters.drops["tcp_early"] == 1
+
+
+def test_repr_names_the_state_and_no_peer() -> None:
+    book = Playbook()
+    conn = book.established()
+    assert "ESTABLISHED" in repr(conn)
+    assert "10.0.0.1" not in repr(conn)
+
+
+def test_calls_after_the_end_are_harmless() -> None:
+    book = Playbook()
+    conn = book.established()
+    conn.abort()
+    conn.abort()
+    conn.close()
+    conn.shutdown_write()
+    conn.shutdown_read()
+    conn.settings_changed()
+    conn.finish()
+    conn.fail(errno.EIO)
+    assert conn.error == 0
+    assert (conn.unacked(), conn.writable(), conn.readable()) == (0, 0, 0)
+    assert conn.info()["state_name"] == "CLOSED"
+    book.out("RA")
+    book.nothing()
+
+
+def test_closing_twice_is_closing_once() -> None:
+    book = Playbook()
+    conn = book.established()
+    conn.close()
+    conn.close()
+    conn.shutdown_write()
+    book.out("FA")
+    book.nothing()
+
+
+def test_close_in_fin_wait_2_starts_the_orphan_timer() -> None:
+    book = Playbook()
+    conn = book.established()
+    conn.shutdown_write()
+    book.out("FA")
+    book.into("A", 1, 2)
+    book.advance(100.0)
+    conn.close()
+    book.advance(59.0)
+    assert conn.state is State.FIN_WAIT_2
+    book.advance(2.0)
+    assert conn.state is State.CLOSED
+
+
+def test_settings_before_the_handshake_take_effect() -> None:
+    book = Playbook()
+    conn = book.connect()
+    conn.settings.rcvbuf = conn.settings.rcvbuf_max = 30_000
+    conn.settings_changed()
+    book.out("S", window=30_000)
+
+
+def test_a_listener_closes_once_and_an_unfinished_handshake_is_reset() -> None:
+    book = Playbook()
+    listener = book.listen()
+    book.into("S", 0)
+    book.out("SA")
+    listener.close()
+    listener.close()
+    book.out("RA")
+    assert list(book.stack.events()) == []
+
+
+def test_an_acknowledgement_before_the_syn_ack_left_is_challenged() -> None:
+    book = Playbook()
+    book.listen()
+    book.into("S", 0)
+    book.iss = next(iter(book.stack.connections.values())).snd.iss
+    book.into("A", 1, 0)
+    assert book.stack.counters.drops["tcp_early"] == 1
+    book.into("S", 0)
+    book.out("SA")
+
+
+def test_an_unanswered_syn_ack_is_given_up_quietly() -> None:
+    book = Playbook(StackConfig(tcp=TcpSettings(syn_retries=2)))
+    listener = book.listen()
+    book.into("S", 0)
+    book.advance(20.0)
+    assert [got.flags for got in book.queue] == ["SA", "SA", "SA"]
+    assert not book.stack.connections
+    assert not listener.half_open
+    assert list(book.stack.events()) == []
+
+
+def test_a_fin_below_what_was_received_is_ignored() -> None:
+    book = Playbook()
+    conn = book.established()
+    book.into("A", 101, 1, bytes(100))
+    book.into("FA", 50, 1)
+    assert conn.rcv.fin == -1

@@ -609,3 +609,41 @@ def test_samples_out_of_range_are_not_round_trips() -> None:
     assert rtt.rto == 60.0
     rtt.on_progress()
     assert rtt.rto == pytest.approx(6.0)
+
+
+def test_remembered_sack_blocks_are_bounded() -> None:
+    book = Playbook(StackConfig(initial_window=2000))
+    conn = book.established(TcpSettings(nodelay=True, sndbuf=1 << 20), mss=100, window=65535)
+    book.into("A", 1, 1, window=65535)
+    conn.send(bytes(1200 * 100))
+    book.pull()
+    for index in range(1, 1200, 2):
+        left = 1 + index * 100
+        book.into("A", 1, 1, sack=((left, left + 100),))
+    assert conn.snd.sacked_octets == 600 * 100
+    assert len(conn.snd._blocks) <= 512
+    book.into("A", 1, 1 + 1200 * 100)
+    assert (conn.snd.sacked_octets, conn.snd.pipe) == (0, 0)
+
+
+def test_a_repeated_syn_ack_needs_room() -> None:
+    book = Playbook()
+    conn = book.connect()
+    book.out("S")
+    book.now += 1.1
+    book.stack.handle_deadline(book.now)
+    assert book.stack.data_to_send(book.now, 61) == []
+    assert len(book.stack.data_to_send(book.now, 62)) == 1
+    assert conn.retransmissions == 1
+
+
+def test_a_probe_needs_room() -> None:
+    book = Playbook(v6=True)
+    conn = book.established(timestamps=True, window=0)
+    conn.send(b"data")
+    book.now += 0.1
+    book.pull()
+    book.now += 1.5
+    book.stack.handle_deadline(book.now)
+    assert book.stack.data_to_send(book.now, 73) == []
+    assert len(book.stack.data_to_send(book.now, 74)) == 1
