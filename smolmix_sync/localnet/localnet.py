@@ -193,6 +193,7 @@ class LocalNet:
         main_thread = _thread.get_native_id() == os.getpid()
         order = {
             "config": config.to_json(),
+            "remove_state_dir": self._own_state_dir is not None,
             "parent": os.getpid() if main_thread else None,
             "start_timeout": self._start_timeout,
         }

@@ -182,8 +182,9 @@ class NodeProcess:
 class Supervisor:
     """All processes of one network."""
 
-    def __init__(self, config: LocalNetConfig) -> None:
+    def __init__(self, config: LocalNetConfig, remove_state_dir: bool) -> None:
         assert config.state_dir is not None
+        self._remove_state_dir = remove_state_dir
         self._config = config
         self._directory_path = Path(config.state_dir)
         self.ended = asyncio.Event()
@@ -325,6 +326,9 @@ class Supervisor:
         for name in ("control.sock", "ca.pem", "network.json"):
             with contextlib.suppress(OSError):
                 (self._directory_path / name).unlink()
+        if self._remove_state_dir:
+            with contextlib.suppress(OSError):
+                self._directory_path.rmdir()
 
     # --- the control socket ---
 
@@ -436,9 +440,10 @@ async def _run() -> None:
     if order is None:
         return
     if order.get("parent") is not None:
-        die_with_parent(order["parent"])
+        # Not the hard way, as for the nodes: the supervisor has something to tidy up.
+        die_with_parent(order["parent"], signal.SIGTERM)
     try:
-        supervisor = Supervisor(LocalNetConfig.from_json(order["config"]))
+        supervisor = Supervisor(LocalNetConfig.from_json(order["config"]), order["remove_state_dir"])
     except (OSError, ValueError) as error:
         channel.send({"error": str(error)})
         channel.close()

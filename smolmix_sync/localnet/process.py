@@ -37,14 +37,15 @@ _PR_SET_PDEATHSIG = 1
 _MAX_LINE = 64 << 20
 
 
-def die_with_parent(parent: int) -> None:
-    """Ask the kernel to kill this process when the thread that started it ends.
+def die_with_parent(parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+    """Ask the kernel for a signal to this process when the thread that started it ends.
 
     Args:
         parent: process id of the starter; if it is gone already, this process exits now.
+        number: the signal.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 

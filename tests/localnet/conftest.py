@@ -190,23 +190,3 @@ def module_bench() -> Iterator[MixBench]:
 def net() -> Iterator[LocalNet]:
     with LocalNet(set_default=False) as net:
         yield net
-
-
-@pytest.fixture
-def processes_of_localnet() -> Callable[[], set[int]]:
-    """Return a function that lists the processes of every localnet on this machine."""
-
-    def find() -> set[int]:
-        found = set()
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                try:
-                    with open(f"/proc/{entry}/cmdline", "rb") as file:
-                        command = file.read()
-                except OSError:
-                    continue
-                if b"smolmix_sync.localnet." in command:
-                    found.add(int(entry))
-        return found
-
-    return find

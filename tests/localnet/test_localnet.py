@@ -13,7 +13,6 @@ import textwrap
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from support.raw_tunnel import RawTunnel
 from smolmix_sync.address import Recipient, base58_decode
 from smolmix_sync.config import process_overrides
 from smolmix_sync.localnet import ControlError, LocalNet, LocalNetConfig, LocalNetFailed
+from smolmix_sync.localnet.control import ControlClient
 from smolmix_sync.mixnet.sphinx import FrameDecoder
 from smolmix_sync.mixnet.topology.network_json import decode_network_untrusted
 
@@ -86,7 +86,7 @@ PARENT = textwrap.dedent("""
 
     def work():
         net = LocalNet(set_default=False).start()
-        print(*net.pids.values(), flush=True)
+        print(net.ca_path.parent, *net.pids.values(), flush=True)
         return net
 
     if sys.argv[1] == "thread":
@@ -108,7 +108,8 @@ PARENT = textwrap.dedent("""
 def test_network_ends_with_its_parent(how: str) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, how], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    pids = [int(word) for word in parent.stdout.readline().split()]
+    directory, *words = parent.stdout.readline().split()
+    pids = [int(word) for word in words]
     assert len(pids) == 8
     child = int(parent.stdout.readline().split()[1]) if how == "fork" else None
     try:
@@ -118,6 +119,7 @@ def test_network_ends_with_its_parent(how: str) -> None:
             parent.kill()
         parent.wait(10)
         assert gone(pids)
+        assert not Path(directory).exists()
     finally:
         parent.stdout.close()
         if child is not None:
@@ -319,16 +321,14 @@ def test_threads_may_control_at_once(net: LocalNet) -> None:
     assert all(set(answer) == set(NODES) for answer in answers)
 
 
-def test_foreground_program_prints_what_a_client_needs_and_ends_on_sigint(
-    tmp_path: Path, processes_of_localnet: Callable[[], set[int]]
-) -> None:
+def test_foreground_program_prints_what_a_client_needs_and_ends_on_sigint(tmp_path: Path) -> None:
     export = tmp_path / "network.json"
-    before = processes_of_localnet()
     command = [sys.executable, "-m", "smolmix_sync.localnet", "--json", "--network-json", str(export)]
     program = subprocess.Popen([*command, "--drop", "mix1=5"], stdout=subprocess.PIPE)
     assert program.stdout is not None
     with program.stdout:
         facts = json.loads(program.stdout.readline())
+        pids = [node["pid"] for node in ControlClient(facts["control"]).request("nodes").values()]
         url = facts["environment"]["SMOLMIX_NYM_API"] + "v1/api-status/health"
         assert json.load(urllib.request.urlopen(url, timeout=5))["status"] == "up"
         assert json.loads(export.read_bytes())["rewarded_set"]["layer2"] == [3]
@@ -340,4 +340,4 @@ def test_foreground_program_prints_what_a_client_needs_and_ends_on_sigint(
             assert answer.status == 200
         program.send_signal(signal.SIGINT)
         assert program.wait(10) == 0
-    assert gone(list(processes_of_localnet() - before))
+    assert gone(pids)
