@@ -27,17 +27,21 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "reactor": frozenset({"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet"}),
     "tunnel": frozenset({"errors", "config", "address", "reactor"}),
     "client": frozenset({"errors", "config", "address", "reactor", "tunnel"}),
-    "socket": frozenset({"errors", "reactor", "tunnel"}),
-    "ssl": frozenset({"errors", "socket", "tunnel"}),
-    "dns": frozenset({"errors", "reactor", "socket", "tunnel"}),
+    # The three drop-ins are one layer: the stdlib's socket module has the names of dns, and all wrap one class.
+    "socket": frozenset({"errors", "reactor", "tunnel", "dns"}),
+    "ssl": frozenset({"errors", "reactor", "tunnel", "socket"}),
+    "dns": frozenset({"errors", "reactor", "tunnel", "socket"}),
     "monkey": frozenset({"errors", "reactor", "socket", "ssl", "dns"}),
+    "http": frozenset({"", "errors", "socket", "ssl", "tunnel"}),
+    "fronts": frozenset({"", "errors", "http", "socket", "tunnel"}),
+    "ext": frozenset({"", "errors", "http", "tunnel"}),
     "localnet": frozenset(
         {"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor", ""}
     ),
-    "cli": frozenset({"", "_version", "errors", "config", "localnet", "tunnel"}),
+    "cli": frozenset({"", "_version", "errors", "config", "fronts", "http", "localnet", "tunnel"}),
     "__main__": frozenset({"cli"}),
     "": frozenset(
-        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey"}
+        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey", "http", "fronts"}
     ),
 }
 
