@@ -36,6 +36,11 @@ if TYPE_CHECKING:
         TunnelFailed,
         TunnelNotReady,
     )
+    from smolmix_sync.fronts import Forward, HttpProxy, SocksServer, forward
+    from smolmix_sync.http import Response, fetch
+    from smolmix_sync.http import fetch as mix_fetch
+    from smolmix_sync.http.ws import MixWebSocketApp, websocket
+    from smolmix_sync.http.ws import websocket as mix_websocket
     from smolmix_sync.monkey import Patch, get_original, is_patched, patch_all, unpatch_all
     from smolmix_sync.socket import MixSocket
     from smolmix_sync.tunnel import (
@@ -68,6 +73,9 @@ _WHERE = {
         ),
         "errors",
     ),
+    **dict.fromkeys(("Forward", "HttpProxy", "SocksServer", "forward"), "fronts"),
+    **dict.fromkeys(("Response", "fetch", "mix_fetch"), "http"),
+    **dict.fromkeys(("MixWebSocketApp", "mix_websocket", "websocket"), "http.ws"),
     **dict.fromkeys(("Patch", "get_original", "is_patched", "patch_all", "unpatch_all"), "monkey"),
     **dict.fromkeys(("MixSocket",), "socket"),
     **dict.fromkeys(
@@ -81,21 +89,26 @@ _WHERE = {
 
 __all__ = [
     "ExitPolicyError",
+    "Forward",
     "GatewayAuthError",
     "GatewayBandwidthError",
     "GatewayError",
+    "HttpProxy",
     "IpMixStream",
     "IpPair",
     "IprDenied",
     "IprError",
     "LeakBlocked",
     "MixSocket",
+    "MixWebSocketApp",
     "MixnetClient",
     "NoExit",
     "Patch",
     "Recipient",
+    "Response",
     "SetupTimeout",
     "SmolmixError",
+    "SocksServer",
     "TopologyError",
     "Tunnel",
     "TunnelBuilder",
@@ -109,17 +122,22 @@ __all__ = [
     "__version__",
     "connect",
     "disconnect",
+    "fetch",
+    "forward",
     "get_original",
     "get_tunnel",
     "get_tunnel_state",
     "is_patched",
     "mix_dns",
+    "mix_fetch",
     "mix_resolve",
+    "mix_websocket",
     "patch_all",
     "resolve",
     "set_debug",
     "setup_mix_tunnel",
     "unpatch_all",
+    "websocket",
 ]
 
 

@@ -34,14 +34,15 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "monkey": frozenset({"errors", "reactor", "socket", "ssl", "dns"}),
     "http": frozenset({"", "errors", "socket", "ssl", "tunnel"}),
     "fronts": frozenset({"", "errors", "http", "socket", "tunnel"}),
-    "ext": frozenset({"", "errors", "http", "tunnel"}),
+    "ext": frozenset({"", "daemon", "errors", "http", "tunnel"}),
+    "daemon": frozenset({"", "errors", "reactor"}),
     "localnet": frozenset(
         {"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor", ""}
     ),
-    "cli": frozenset({"", "_version", "errors", "config", "fronts", "http", "localnet", "tunnel"}),
+    "cli": frozenset({"", "_version", "errors", "config", "daemon", "fronts", "http", "localnet", "tunnel"}),
     "__main__": frozenset({"cli"}),
     "": frozenset(
-        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey", "http", "fronts"}
+        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey", "http", "fronts", "daemon"}
     ),
 }
 

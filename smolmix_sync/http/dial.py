@@ -1,0 +1,150 @@
+"""Connections for helpers: one deadline over name, address and TLS, and never to this machine.
+
+A MixSocket to a loopback address is the kernel's business by rule (design.md decision 12). A helper that takes its
+destinations from others, a redirect or a proxy's client, must not become a way to the services of this
+host: loopback is refused here, also when a name out in the world resolves to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import time
+from typing import TYPE_CHECKING, Any
+
+from smolmix_sync.errors import LeakBlocked
+
+if TYPE_CHECKING:
+    from smolmix_sync.socket import MixSocket
+    from smolmix_sync.tunnel import Tunnel
+
+__all__ = ["Deadline", "ascii_host", "dial", "is_local", "refuse_local", "start_tls"]
+
+#: Ours: an address that stays silent while others wait gets this long; the last one gets all that is left.
+_PER_ADDRESS = 20.0
+
+
+class Deadline:
+    """A point in time by which all of an operation must be done.
+
+    Args:
+        total: seconds from now, or None: no end, but no single wait is longer than *each*.
+        each: seconds of one wait without a *total*.
+    """
+
+    __slots__ = ("_each", "_until", "total")
+
+    def __init__(self, total: float | None, each: float = 60.0) -> None:
+        if total is not None and total <= 0:
+            raise ValueError("timeout must be positive")
+        self.total = total
+        self._each = each
+        self._until = None if total is None else time.monotonic() + total
+
+    def left(self) -> float:
+        """Return the seconds the next wait may take.
+
+        Raises:
+            TimeoutError: there are none left.
+        """
+        if self._until is None:
+            return self._each
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise self.expired()
+        return left
+
+    def expired(self) -> TimeoutError:
+        """Return the error for a time that is over."""
+        seconds = self._each if self.total is None else self.total
+        return TimeoutError(errno.ETIMEDOUT, f"timed out after {seconds:g} s")
+
+    @property
+    def over(self) -> bool:
+        """Whether the total is used up."""
+        return self._until is not None and time.monotonic() >= self._until
+
+
+def ascii_host(host: str) -> str:
+    """Return *host* as it goes on the wire: an address without brackets, or the name in its ASCII form.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    if not host or any(c in host for c in " /\\?#@:%\r\n\t"):
+        raise ValueError(f"not a host name: {host!r}")
+    return host.lower() if host.isascii() else host.encode("idna").decode("ascii").lower()
+
+
+def is_local(address: str) -> bool:
+    """Tell whether *address* means this machine."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    if mapped is not None:
+        ip = mapped
+    return ip.is_loopback or ip.is_unspecified
+
+
+def refuse_local(host: str, addresses: list[str]) -> None:
+    """Raise for a destination that is this machine.
+
+    Raises:
+        LeakBlocked: one of *addresses* is a loopback address.
+    """
+    if any(is_local(address) for address in addresses):
+        raise LeakBlocked(f"{host} is this machine, which is not in the tunnel")
+
+
+def dial(tunnel: Tunnel, host: str, port: int, deadline: Deadline) -> MixSocket:
+    """Resolve *host* in the tunnel and connect to the first of its addresses that answers.
+
+    Args:
+        tunnel: the tunnel; waited for if it is not READY.
+        host: a name or an address.
+        port: TCP port.
+        deadline: bounds everything together.
+
+    Returns:
+        A connected socket whose timeout the caller sets.
+
+    Raises:
+        TimeoutError: the time is over.
+        LeakBlocked: the destination is this machine.
+        OSError: what the first address failed with, ``socket.gaierror`` included.
+    """
+    tunnel.wait_ready(min(deadline.left(), tunnel.config.connect_timeout), fail_fast=True)
+    try:
+        addresses = tunnel.resolve(host, 0, deadline.left())
+    except OSError as error:
+        if deadline.over:
+            raise deadline.expired() from error
+        raise
+    refuse_local(host, addresses)
+    failure: OSError | None = None
+    for number, address in enumerate(addresses, start=1):
+        left = deadline.left()
+        try:
+            return tunnel.create_connection(
+                (address, port), left if number == len(addresses) else min(left, _PER_ADDRESS)
+            )
+        except OSError as error:
+            failure = failure or error
+    if deadline.over:
+        raise deadline.expired() from failure
+    raise failure or OSError(errno.EHOSTUNREACH, f"{host} has no address")
+
+
+def start_tls(sock: MixSocket, context: Any, host: str, deadline: Deadline) -> Any:
+    """Wrap a connected socket in TLS; *sock* is closed if that fails."""
+    try:
+        sock.settimeout(deadline.left())
+        # A stream that ends without the closing alert must not look like a body that is complete.
+        return context.wrap_socket(sock, server_hostname=host, suppress_ragged_eofs=False)
+    except BaseException:
+        sock.close()
+        raise
