@@ -20,7 +20,7 @@ class TcpSettings:
     nodelay: bool = False
     """TCP_NODELAY: send small segments while earlier ones are unacknowledged."""
     cork: bool = False
-    """TCP_CORK: hold a partial segment back (until cleared, or FIN)."""
+    """TCP_CORK: hold a partial segment back until this is cleared, or FIN."""
     quickack: bool = False
     """TCP_QUICKACK: acknowledge every segment at once."""
     keepalive: bool = False
@@ -38,7 +38,7 @@ class TcpSettings:
     linger_reset: bool = False
     """SO_LINGER with l_onoff=1, l_linger=0: ``close`` sends RST and discards."""
     sndbuf: int = 256 * 1024
-    """Send buffer in octets; also the congestion window's ceiling."""
+    """Send buffer in octets; also the congestion window's ceiling. Unpaced tunnels want 1 MiB."""
     rcvbuf: int = 1 << 20
     """Receive buffer in octets; before the handshake it takes part in choosing the window scale."""
     rcvbuf_max: int = 4 << 20
@@ -65,8 +65,11 @@ class StackConfig:
     """Largest packet between two sockets of this stack (``loopback=True``)."""
 
     timestamps: bool = True
+    """Offer RFC 7323 timestamps."""
     sack: bool = True
+    """Offer selective acknowledgements, both ways."""
     window_scale: bool = True
+    """Offer window scaling."""
 
     initial_window: int = 10
     """Segments sent before the first acknowledgement (RFC 6928)."""
@@ -80,9 +83,13 @@ class StackConfig:
     rto_initial: float = 1.0
     """Retransmission timeout of a SYN; more when earlier handshakes took longer."""
     rto_min: float = 1.0
+    """Least retransmission timeout."""
     rto_max: float = 60.0
+    """Greatest retransmission timeout; back-off stops there."""
     persist_min: float = 0.5
+    """Least wait before a closed window is probed."""
     persist_max: float = 60.0
+    """Greatest wait between two probes."""
 
     ack_every: int = 16
     """Segments after which an acknowledgement no longer waits."""
@@ -94,31 +101,43 @@ class StackConfig:
     """A bare acknowledgement waiting longer than this goes before new data."""
 
     time_wait: float = 10.0
+    """How long a closed pair of ports is kept, shortened from 2 MSL."""
     fin_wait_2: float = 60.0
     """How long a closed connection waits for the peer's FIN."""
     paws_slack: float = 60.0
     """How far back a timestamp may lie before the segment is dropped: reordering is not old age."""
 
     port_min: int = 49152
+    """First ephemeral port."""
     port_max: int = 65535
+    """Last ephemeral port."""
 
     max_connections: int = 4096
+    """Connections in the table, TIME-WAIT included."""
     max_incoming: int = 256
     """``any_address``: connection requests waiting for accept or refuse."""
     incoming_timeout: float = 75.0
+    """``any_address``: how long a connection request waits for its owner."""
     max_datagrams: int = 1024
     """``any_address``: datagrams waiting for the owner."""
     max_control: int = 512
     """RST, ICMP and probe packets waiting to leave; the newest are dropped beyond that."""
     udp_sndbuf: int = 212992
+    """Octets a UDP socket may have waiting to be sent."""
     udp_rcvbuf: int = 212992
+    """Octets a UDP socket may have waiting to be read."""
 
     reassembly_datagrams: int = 16
+    """Datagrams whose fragments are collected at a time."""
     reassembly_timeout: float = 15.0
+    """Seconds from the first fragment until the others are given up."""
     reassembly_octets: int = 65535
+    """Size of one reassembled datagram."""
 
     pmtu_lifetime: float = 600.0
+    """Seconds a path MTU learned from ICMP is believed."""
     pmtu_entries: int = 1024
+    """Destinations with a path MTU of their own."""
 
     echo_rate: float = 10.0
     """ICMP echo replies per second."""
