@@ -22,6 +22,8 @@ _COMMANDS = {
     "fetch": "fetch a URL through the tunnel",
     "resolve": "look up a name through the tunnel",
     "localnet": "run the embedded network in the foreground",
+    "daemon": "own one tunnel and hand sockets to every process of this user",
+    "status": "show what the daemon says about itself",
 }
 
 

@@ -1,0 +1,127 @@
+"""``smolmix-sync daemon``: one tunnel for every process of this user, in the foreground.
+
+Prints ``ready PATH`` on stdout when the tunnel is READY and sockets are handed out, and tells systemd the same
+(``Type=notify``). Ends on SIGTERM or SIGINT after what closed sockets had to send has left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
+
+if TYPE_CHECKING:
+    from smolmix_sync.tunnel import Tunnel
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this command."""
+    add_tunnel_options(parser)
+    parser.add_argument(
+        "--socket", metavar="PATH",
+        help="where to listen (default: SMOLMIX_DAEMON, $XDG_RUNTIME_DIR/smolmix.sock or ~/.smolmix/daemon.sock)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--mode", default="600", metavar="OCTAL", help="permissions of the socket (default 600)"
+    )
+    parser.add_argument(
+        "--max-sockets",
+        type=int,
+        default=4096,
+        metavar="N",
+        help="sockets of one client process (default 4096)",
+    )
+    parser.add_argument(
+        "--isolate", type=int, default=8, metavar="N", help="tunnels besides the main one, for isolation keys"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until told to end."""
+    # From here on a signal is an orderly end, also in the middle of the set-up.
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        return _serve(arguments)
+    except (_Ended, KeyboardInterrupt):
+        return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    import smolmix_sync
+    from smolmix_sync.daemon import DaemonServer, Limits, default_path
+
+    path = Path(arguments.socket).absolute() if arguments.socket else default_path()
+    # Our own sockets are the tunnel's: a daemon that attached to itself would wait for itself.
+    os.environ.pop("SMOLMIX_DAEMON", None)
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o700, parents=True)
+    _raise_descriptor_limit()
+    with network(arguments):
+        tunnel = open_tunnel(arguments)
+        if tunnel is None:
+            return 1
+        server = DaemonServer(
+            path,
+            tunnel,
+            mode=int(arguments.mode, 8),
+            limits=Limits(flows=arguments.max_sockets, tunnels=arguments.isolate),
+            isolated=lambda key: _isolated(tunnel),
+        )
+        try:
+            try:
+                server.start()
+            except OSError as error:
+                say(f"smolmix-sync daemon: {error.strerror}: {path}")
+                return 1
+            print(f"ready {path}", flush=True)
+            notify("READY=1\nSTATUS=serving " + str(path))
+            while True:
+                signal.pause()
+        finally:
+            notify("STOPPING=1")
+            server.stop()
+            smolmix_sync.disconnect()
+
+
+class _Ended(BaseException):
+    """SIGTERM came."""
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Ended
+
+
+def _isolated(tunnel: Tunnel) -> Tunnel:
+    import smolmix_sync
+
+    # The same network and settings, another identity: never the stored one.
+    return smolmix_sync.Tunnel(tunnel.config.replace(client_id=None), wait=False)
+
+
+def _raise_descriptor_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def notify(text: str) -> None:
+    """Tell systemd, if it asked (sd_notify)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    import socket
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(text.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            print(f"smolmix-sync daemon: sd_notify: {error}", file=sys.stderr)
