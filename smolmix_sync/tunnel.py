@@ -682,7 +682,8 @@ def current() -> Tunnel:
 def connect(config: TunnelConfig | None = None, **options: Any) -> Tunnel:
     """Make the tunnel of this process, wait until it is READY and return it.
 
-    In a forked child it makes one of the child's own, whatever ``fork`` says: it was asked for. If there is one already it is returned as it is, once READY; *options* must not differ then.
+    If there is one already it is returned as it is, once READY; *options* must not differ then. In a
+    forked child it makes one of the child's own, whatever ``fork`` says: it was asked for.
 
     Raises:
         SmolmixError: what failed.

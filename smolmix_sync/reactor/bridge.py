@@ -9,7 +9,6 @@ Source: design.md sections 2 and 7; spec/message-layer.md section 13; spec/ipr.m
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smolmix_sync.address import Recipient
+from smolmix_sync.config import TunnelConfig
 from smolmix_sync.ipr import IprClient, IprClientConfig, IprState
 from smolmix_sync.ipr.events import (
     Connected,
@@ -29,8 +29,9 @@ from smolmix_sync.ipr.events import (
 )
 from smolmix_sync.mixnet.client import CONTROL_LANE, MessageReceived, MixnetCore
 from smolmix_sync.mixnet.sphinx import MixPacket
-from smolmix_sync.netstack import Conn, Ping, Stack, State, Udp
+from smolmix_sync.netstack import Conn, Stack, State, Udp
 from smolmix_sync.reactor.device import Device
+from smolmix_sync.reactor.liveness import ExitWatch, SessionProbes
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 
 __all__ = ["Bridge", "BridgeSettings", "BridgeStats", "PacketPort"]
@@ -43,11 +44,6 @@ _MIN_WINDOW = 20
 _FIRST_RTT = 0.5
 #: From the specification: 17 SURBs fill five packets exactly.
 _TOP_UP = 17
-#: From the specification (of this design, 8a): three probes in 30 s, and the silence before the first.
-_PROBES = 3
-_PROBE_INTERVAL = 10.0
-_SILENCE = 10.0
-_TICK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,6 @@ class BridgeSettings:
         keepalive_interval: seconds without a packet of ours before one is made.
         resequence_hold: seconds an early message waits.
         connect_timeout: seconds for the exit's answer, all versions together.
-        echo_address: where the keepalive's ICMP echo goes.
     """
 
     open_surbs: int = 17
@@ -70,7 +65,6 @@ class BridgeSettings:
     keepalive_interval: float = 25.0
     resequence_hold: float = 0.06
     connect_timeout: float = 60.0
-    echo_address: str = "9.9.9.9"
 
 
 @dataclass(slots=True)
@@ -84,7 +78,6 @@ class BridgeStats:
         surbs_attached: SURBs that travelled beside data.
         surbs_topped_up: SURBs sent by themselves.
         foreign_messages: mixnet messages that were not this exit's replies.
-        probes_sent: liveness probes.
     """
 
     packets_sent: int = 0
@@ -93,7 +86,6 @@ class BridgeStats:
     surbs_attached: int = 0
     surbs_topped_up: int = 0
     foreign_messages: int = 0
-    probes_sent: int = 0
 
 
 class PacketPort(Protocol):
@@ -119,7 +111,7 @@ class Bridge:
         settings: see :class:`BridgeSettings`.
         wake: tells the shaper that there is something to send.
         on_event: gets the session's events except packets.
-        on_silent: called once when the exit answers no probe.
+        on_silent: called once, with a sentence, when nothing comes back through the exit any more.
     """
 
     def __init__(
@@ -132,7 +124,7 @@ class Bridge:
         *,
         wake: Callable[[], object],
         on_event: Callable[[IprClientEvent], object],
-        on_silent: Callable[[], object],
+        on_silent: Callable[[str], object],
     ) -> None:
         self._loop = loop
         self.core = core
@@ -154,15 +146,9 @@ class Bridge:
         self.stats = BridgeStats()
         self._stack: PacketPort | None = None
         self._device: Device | None = None
-        self._ping: Ping | None = None
-        self._echo_sequence = 0
         self._timer: Timer | None = None
-        self._tick_timer: Timer | None = None
         self._closed = False
-        self._heard_at = 0.0
-        self._sent_at = 0.0
-        self._probe_at: float | None = None
-        self._unanswered = 0
+        self.watch = ExitWatch(loop, settings.keepalive_interval, ping=self._send_ping, on_lost=self._silent)
         self._rate = 0.0
         self._rate_count = 0
         self._rate_at = loop.now()
@@ -177,9 +163,10 @@ class Bridge:
         self._connect_at = now
         self.ipr.connect(now, time.time())
         self._after_ipr(now)
-        self._tick()
 
-    def adopt(self, *, on_event: Callable[[IprClientEvent], object], on_silent: Callable[[], object]) -> None:
+    def adopt(
+        self, *, on_event: Callable[[IprClientEvent], object], on_silent: Callable[[str], object]
+    ) -> None:
         """Report to somebody else from now on."""
         self._on_event = on_event
         self._on_silent = on_silent
@@ -194,10 +181,10 @@ class Bridge:
     def close(self) -> None:
         """Stop timers and forget the exit."""
         self._closed = True
-        for timer in (self._timer, self._tick_timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._tick_timer = None
+        self.watch.stop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self.core.forget(self.exit_address)
 
     def use_stack(self, stack: PacketPort) -> None:
@@ -205,19 +192,12 @@ class Bridge:
         self._stack = stack
         self._wake()
 
-    def use_device(self, device: Device, stack: Stack) -> None:
-        """Exchange packets with *device*, which serves *stack* from now on."""
+    def use_device(self, device: Device, stack: Stack, config: TunnelConfig) -> None:
+        """Exchange packets with *device*, which serves *stack* from now on, and watch over the session."""
         self._stack = None
         self._device = device
-        # The device ignores events of objects it does not own; this one is read at the next keepalive.
-        self._ping = stack.ping()
         device.on_output = self._on_output
-
-    def check_now(self) -> None:
-        """Probe the exit at once: the link was down, and it may have forgotten us."""
-        self._unanswered = 0
-        self._probe_at = None
-        self._probe(self._loop.now())
+        self.watch.start(SessionProbes(device, stack, config, self._wake))
 
     @property
     def connected(self) -> bool:
@@ -272,7 +252,7 @@ class Bridge:
             self.stats.messages_sent += 1
             self.stats.packets_sent += len(packets)
             self.stats.surbs_attached += surbs
-            self._sent_at = now
+            self.watch.sent(now)
         self._arm()
 
     def _surbs_beside(self, size: int, now: float) -> int:
@@ -327,9 +307,7 @@ class Bridge:
         if not event.is_reply or (event.replier is not None and event.replier != self.exit_address):
             self.stats.foreign_messages += 1
             return
-        self._heard_at = now
-        self._probe_at = None
-        self._unanswered = 0
+        self.watch.heard(now)
         self.ipr.receive_data(event.message, now)
         self._after_ipr(now)
 
@@ -339,10 +317,12 @@ class Bridge:
             if isinstance(event, PacketsReceived):
                 self._deliver(event.packets, now)
             elif isinstance(event, KeepaliveDue):
-                self._echo()
+                self.watch.keepalive()
             else:
-                if isinstance(event, PolicyRefused) and event.address is not None:
-                    self._refuse(event.address)
+                if isinstance(event, PolicyRefused):
+                    self.watch.heard_data(now)
+                    if event.address is not None:
+                        self._refuse(event.address)
                 if isinstance(event, PongReceived):
                     self.rtt += 0.25 * (event.rtt - self.rtt)
                 elif isinstance(event, Connected):
@@ -356,6 +336,7 @@ class Bridge:
 
     def _deliver(self, packets: list[bytes], now: float) -> None:
         self.stats.packets_received += len(packets)
+        self.watch.heard_data(now)
         if self._device is not None:
             for packet in packets:
                 self._device.receive_packet(packet)
@@ -392,49 +373,11 @@ class Bridge:
         self.ipr.handle_deadline(now)
         self._after_ipr(now)
 
-    def _tick(self) -> None:
-        """Watch whether the exit is still there, once a second."""
-        if self._closed:
-            return
-        self._tick_timer = self._loop.call_later(_TICK, self._tick)
-        now = self._loop.now()
-        if self.ipr.state is not IprState.CONNECTED or (self._device is None and self._stack is None):
-            return
-        if self._probe_at is not None:
-            if now - self._probe_at < _PROBE_INTERVAL:
-                return
-            self._unanswered += 1
-            if self._unanswered >= _PROBES:
-                self._probe_at = None
-                self._unanswered = 0
-                self._on_silent()
-                return
-            self._probe(now)
-        elif now - self._heard_at >= self._settings.keepalive_interval or (
-            self._sent_at > self._heard_at and now - self._heard_at >= _SILENCE
-        ):
-            self._probe(now)
-
-    def pause_probes(self) -> None:
-        """Forget unanswered probes: the gateway's link is down, silence says nothing about the exit."""
-        self._probe_at = None
-        self._unanswered = 0
-        self._heard_at = self._loop.now()
-
-    def _probe(self, now: float) -> None:
+    def _send_ping(self) -> None:
         if self.ipr.state is IprState.CONNECTED:
-            self._probe_at = now
-            self.stats.probes_sent += 1
+            now = self._loop.now()
             self.ipr.ping(now)
             self._after_ipr(now)
 
-    def _echo(self) -> None:
-        """Have the stack make an IP packet from our address: the exit counts nothing else as a sign of life."""
-        if self._ping is None or self._device is None:
-            return
-        while self._ping.recv() is not None:
-            pass
-        self._echo_sequence = (self._echo_sequence + 1) & 0xFFFF
-        with contextlib.suppress(OSError):  # no buffer: then other packets are on their way
-            self._ping.send(self._settings.echo_address, self._echo_sequence)
-            self._device.kick()
+    def _silent(self, reason: str) -> None:
+        self._on_silent(reason)

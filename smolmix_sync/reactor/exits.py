@@ -55,7 +55,7 @@ def open_bridge(
     until: float,
     *,
     on_event: Callable[[IprClientEvent], object],
-    on_silent: Callable[[], object],
+    on_silent: Callable[[str], object],
 ) -> tuple[Bridge, Connected]:
     """Connect to an exit; blocks the calling greenlet. The bridge is the source of *mix* afterwards.
 
@@ -87,7 +87,6 @@ def open_bridge(
             keepalive_interval=config.keepalive_interval,
             resequence_hold=config.resequence_hold,
             connect_timeout=max(0.1, until - loop.now()),
-            echo_address=config.primary_dns,
         ),
         wake=mix.wake,
         on_event=take,
@@ -157,13 +156,14 @@ class ExitStream:
                     choice,
                     until,
                     on_event=lambda event: self._on_end(),
-                    on_silent=self._on_end,
+                    on_silent=lambda reason: self._on_end(),
                 )
             except SmolmixError as error:
                 failure = error
                 continue
             self._mix.on_message = self._on_message
             self.bridge.use_stack(self)
+            self.bridge.watch.start(None)
             return
         raise failure
 

@@ -77,12 +77,10 @@ class ExitProbe:
             check()
             if now - asked_at >= _ASK_AGAIN:
                 asked_at = now
-                for resolver in self._resolvers:
-                    self._ask(self._v4, resolver)
-                self.ask_ipv6()
+                self.ask()
+                self._send(self._v6, IPV6_RESOLVER)
             if self._conn is None and now - begin >= _TCP_AFTER:
-                with contextlib.suppress(OSError):
-                    self._conn = self._stack.connect(self._resolvers[0], 53, now)
+                self._knock()
             self._drive(now)
             gevent.sleep(_LOOK)
         # An exit with IPv6 answers that question at about the same time: worth a moment.
@@ -99,14 +97,21 @@ class ExitProbe:
         for _ in self._stack.events():
             pass
 
+    def ask(self, *, tcp: bool = False) -> None:
+        """Send the question to both resolvers, with *tcp* a handshake as well."""
+        for resolver in self._resolvers:
+            self._send(self._v4, resolver)
+        if tcp:
+            self._knock()
+
+    def _knock(self) -> None:
+        with contextlib.suppress(OSError):
+            self._conn = self._stack.connect(self._resolvers[0], 53, self._loop.now())
+
     @staticmethod
-    def _ask(udp: Udp, resolver: str) -> None:
+    def _send(udp: Udp, resolver: str) -> None:
         with contextlib.suppress(OSError):
             udp.sendto(_question(), resolver, 53)
-
-    def ask_ipv6(self) -> None:
-        """Send the question over IPv6."""
-        self._ask(self._v6, IPV6_RESOLVER)
 
     @property
     def ipv6_works(self) -> bool:

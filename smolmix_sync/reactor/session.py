@@ -281,7 +281,7 @@ class TunnelSession:
         if self._bridge is None:
             self._open_exit(None)
         elif self.state is not TunnelState.READY:
-            self._bridge.check_now()
+            self._bridge.watch.resume()
         self._ready()
         return True
 
@@ -357,7 +357,7 @@ class TunnelSession:
     def _on_link(self, up: bool, reason: str) -> None:
         if not up:
             if self._bridge is not None:
-                self._bridge.pause_probes()
+                self._bridge.watch.pause()
             if self.state is TunnelState.READY:
                 self._set_state(TunnelState.RECONNECTING, reason)
             if self._grace is None and self.device.up:
@@ -377,9 +377,6 @@ class TunnelSession:
         if self.state is not TunnelState.READY:
             self.error = TunnelFailed(f"the gateway is lost: {self.reason}")
             self._drop_exit("the gateway was lost for too long")
-
-    def _on_silent(self) -> None:
-        self._lose_exit("the exit does not answer")
 
     def _lose_exit(self, reason: str) -> None:
         self._exit_lost = reason
@@ -428,7 +425,7 @@ class TunnelSession:
         self._progress("exit", f"connecting to the exit at {name}")
         until = self.loop.now() + limit
         bridge, connected = open_bridge(
-            mix, self.config, choice, until, on_event=self._on_ipr_event, on_silent=self._on_silent
+            mix, self.config, choice, until, on_event=self._on_ipr_event, on_silent=self._lose_exit
         )
         self._bridge = bridge
         try:
@@ -488,7 +485,7 @@ class TunnelSession:
         self.ips = connected.ips
         self.exit = bridge.exit_address
         self.device.set_up(stack)
-        bridge.use_device(self.device, stack)
+        bridge.use_device(self.device, stack, self.config)
 
     def _take_over(self, bridge: Bridge) -> None:
         """Use a session that somebody else connected (``Tunnel.from_stream``)."""
@@ -496,7 +493,7 @@ class TunnelSession:
         assert ips is not None
         mix = self.mix
         assert mix is not None
-        bridge.adopt(on_event=self._on_ipr_event, on_silent=self._on_silent)
+        bridge.adopt(on_event=self._on_ipr_event, on_silent=self._lose_exit)
         connected = Connected(ips, bridge.ipr.mtu, bridge.ipr.version)
         stack = self._make_stack(connected)
         self._stack = stack

@@ -150,7 +150,15 @@ def test_https_checks_authority_and_name(loop: ReactorLoop, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "url", ["http://192.0.2.1/", "http://nym.example/", "ftp://127.0.0.1/", "https://", "https://u:p@h/", "https://h/?q"]
+    "url",
+    [
+        "http://192.0.2.1/",
+        "http://nym.example/",
+        "ftp://127.0.0.1/",
+        "https://",
+        "https://u:p@h/",
+        "https://h/?q",
+    ],
 )
 def test_base_url_must_be_https_or_loopback(url: str) -> None:
     with pytest.raises(ValueError, match=r"\S"):

@@ -64,7 +64,9 @@ def loop() -> Iterator[ReactorLoop]:
     reactor.stop()
 
 
-def run(loop: ReactorLoop, profile: TrafficProfile, source: Source, sink: Sink, seconds: float) -> list[SendRecord]:
+def run(
+    loop: ReactorLoop, profile: TrafficProfile, source: Source, sink: Sink, seconds: float
+) -> list[SendRecord]:
     records: list[SendRecord] = []
     rng = random.Random(7)
     shaper = loop.call(lambda: Shaper(loop, profile, source, urandom=rng.randbytes))
