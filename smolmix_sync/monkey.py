@@ -52,6 +52,12 @@ _RESOLVER_FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 """In place of the C functions; ``socket.getaddrinfo`` and gevent's thread resolver look them up at every call."""
 
+#: gevent, patching after us, saves our functions as its originals: these are the real ones.
+_REAL: dict[Any, Any] = {
+    function: original("_socket", name) for name, function in _RESOLVER_FUNCTIONS.items()
+}
+_REAL[dns.getfqdn] = original("socket", "getfqdn")
+
 
 # --- the classes ------------------------------------------------------------------------------
 
@@ -442,7 +448,8 @@ def get_original(module: str, name: str) -> Any:
         before = _active._changes.before(owner, name)
         if before is not _MISSING:
             return before
-    return original(module, name)
+    found = original(module, name)
+    return _REAL.get(found, found) if callable(found) else found
 
 
 _kernel: Any = None

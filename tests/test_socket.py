@@ -266,7 +266,9 @@ def test_connect_can_be_tried_again_on_the_same_socket(mix: World) -> None:
 def test_second_connect_is_refused_with_eisconn(world: World) -> None:
     listener = world.listener()
     client = world.tcp()
-    client.setblocking(True)  # with a time-out Linux lets the second connect() collect the first one's success
+    client.setblocking(
+        True
+    )  # with a time-out Linux lets the second connect() collect the first one's success
     client.connect(listener.getsockname())
     assert errno_of(lambda: client.connect(listener.getsockname())) == errno.EISCONN
     assert client.connect_ex(listener.getsockname()) == errno.EISCONN
@@ -779,7 +781,16 @@ def test_accepted_socket_has_data_sent_before_accept(world: World) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["not a tuple", (1,), ("127.0.0.1",), ("127.0.0.1", 1, 2), (5, 80), ("127.0.0.1", "80"), ("a\0b", 80), (None, 80)],
+    [
+        "not a tuple",
+        (1,),
+        ("127.0.0.1",),
+        ("127.0.0.1", 1, 2),
+        (5, 80),
+        ("127.0.0.1", "80"),
+        ("a\0b", 80),
+        (None, 80),
+    ],
 )
 def test_malformed_addresses_are_type_errors(world: World, address: Any) -> None:
     for method in ("connect", "connect_ex", "bind"):

@@ -139,7 +139,9 @@ def test_our_own_address_is_reachable_though_private() -> None:
     assert Policy.make().destination("10.0.0.7", 80, own=("10.0.0.7",)) is Verdict.TUNNEL
 
 
-@pytest.mark.parametrize("entry", ["example.com", "10.0.0.0/8:x", "10.0.0.0/33", "[fd00::]5", "1.2.3.4:0", ""])
+@pytest.mark.parametrize(
+    "entry", ["example.com", "10.0.0.0/8:x", "10.0.0.0/33", "[fd00::]5", "1.2.3.4:0", ""]
+)
 def test_direct_entries_that_are_no_networks_are_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="direct"):
         parse_direct(entry)
@@ -175,7 +177,9 @@ def test_loopback_needs_no_tunnel(no_tunnel: None, kernel_server: tuple[str, int
         assert sock.gettimeout() == LIMIT
 
 
-def test_non_blocking_stays_non_blocking_on_the_way_to_the_kernel(no_tunnel: None, kernel_server: Any) -> None:
+def test_non_blocking_stays_non_blocking_on_the_way_to_the_kernel(
+    no_tunnel: None, kernel_server: Any
+) -> None:
     with MixSocket() as sock:
         sock.setblocking(False)
         assert sock.connect_ex(kernel_server) in (0, errno.EINPROGRESS)
@@ -369,7 +373,11 @@ def test_connect_proceeds_when_the_tunnel_comes_up() -> None:
 
 def test_losing_the_tunnel_ends_every_socket_with_enetdown() -> None:
     with loopnet() as port:
-        with MixSocket() as listener, MixSocket() as client, MixSocket(stdlib.AF_INET, stdlib.SOCK_DGRAM) as udp:
+        with (
+            MixSocket() as listener,
+            MixSocket() as client,
+            MixSocket(stdlib.AF_INET, stdlib.SOCK_DGRAM) as udp,
+        ):
             listener.bind((V4, 0))
             listener.listen()
             client.connect(listener.getsockname())

@@ -106,7 +106,9 @@ def client_context(certificate: tuple[str, str], kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["drop-in", "stdlib"])
-def test_tls_checks_the_certificate_and_sends_the_name(net: Any, certificate: tuple[str, str], kind: str) -> None:
+def test_tls_checks_the_certificate_and_sends_the_name(
+    net: Any, certificate: tuple[str, str], kind: str
+) -> None:
     with tls_server(certificate, echo) as (address, asked), MixSocket() as sock:
         sock.settimeout(LIMIT)
         sock.connect(address)
@@ -126,7 +128,9 @@ def test_a_wrong_name_is_refused(net: Any, certificate: tuple[str, str]) -> None
         sock.connect(address)
         with pytest.raises(stdlib_ssl.SSLCertVerificationError):
             ssl.wrap_socket(
-                sock, server_hostname="other.example", context=ssl.create_default_context(cafile=certificate[0])
+                sock,
+                server_hostname="other.example",
+                context=ssl.create_default_context(cafile=certificate[0]),
             )
 
 

@@ -1,0 +1,60 @@
+"""Everything that patches, forks or ends a process, each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.isolated
+
+PROGRAMS = Path(__file__).parent / "programs"
+ORDERS = ("plain", "late", "gevent-first", "smolmix-first")
+
+
+def run(program: str, order: str = "plain", *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    result = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", str(PROGRAMS / program), *arguments],
+        env={**environment, "ORDER": order},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    output = f"{program} {order}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == 0, output
+    assert "DONE" in result.stdout, output
+    # A socket object of our own that nobody closed; the program's are its own affair.
+    assert "<_socket.socket" not in result.stderr, output
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_libraries_work_unmodified_in_every_order_of_patching(order: str) -> None:
+    run("libraries.py", order)
+
+
+@pytest.mark.parametrize("order", ["plain", "gevent-first", "smolmix-first"])
+def test_the_patch_is_undone_exactly(order: str) -> None:
+    run("undone.py", order)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_forked_child_fails_closed_and_leaves_the_parent_alone(order: str) -> None:
+    run("forks.py", order)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_the_end_of_the_process_delivers_what_was_written(order: str) -> None:
+    run("exits.py", order)
+
+
+def test_importing_the_package_loads_and_starts_nothing() -> None:
+    run("imports.py")
