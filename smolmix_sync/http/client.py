@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any
 
@@ -157,8 +157,8 @@ def _first_request(
     url: str, method: str, headers: HeaderInput, body: BodyInput, ssl_context: Any
 ) -> _Request:
     parts, origin = _parse(url, ssl_context)
-    own = merged((), headers)
-    names = {name.lower() for name, _ in own}
+    headers = list(headers.items()) if isinstance(headers, Mapping) else list(headers or ())
+    names = {name.lower() for name, _ in headers}
     floor = dict(_FLOOR)
     if "range" in names:
         floor["Accept-Encoding"] = "identity"  # a range of a compressed body is of no use to anybody
