@@ -98,6 +98,8 @@ class IprClientConfig:
     Attributes:
         v10_connect_timeout: after this a version 10 session asks again in version 9.
         connect_timeout: after this a connect request of version 8 or 9 has failed.
+        connect_retry: how soon an unanswered connect request is made again; longer than the ack layer takes to
+            repair a loss, because every request the exit sees makes it hand out other addresses.
         disconnect_timeout: after this a disconnect request counts as answered.
         keepalive_interval: exits forget a client 60 s after its last IP packet.
         keepalive_retry: how soon ``KeepaliveDue`` is repeated when nothing was sent.
@@ -112,6 +114,7 @@ class IprClientConfig:
 
     v10_connect_timeout: float = 15.0
     connect_timeout: float = 60.0
+    connect_retry: float = 6.0
     disconnect_timeout: float = 5.0
     keepalive_interval: float = 25.0
     keepalive_retry: float = 5.0
@@ -129,6 +132,7 @@ class IprClientConfig:
         times = (
             self.v10_connect_timeout,
             self.connect_timeout,
+            self.connect_retry,
             self.disconnect_timeout,
             self.keepalive_interval,
             self.keepalive_retry,
@@ -211,6 +215,7 @@ class IprClient:
         self._sequence_num = 0
         self._request_id: int | None = None
         self._request_deadline: float | None = None
+        self._retry_at: float | None = None
         self._keepalive: float | None = None
         self._pings: dict[int, float] = {}
         self._healths: dict[int, float] = {}
@@ -240,6 +245,9 @@ class IprClient:
             self._control.append((StreamMessageType.OPEN, 0, b""))
             self._opened = True
         self.state = IprState.CONNECTING
+        config = self._config
+        timeout = config.v10_connect_timeout if self.version == 10 else config.connect_timeout
+        self._request_deadline = now + timeout
         self._request_addresses(now)
 
     def disconnect(self, now: float) -> None:
@@ -370,7 +378,7 @@ class IprClient:
 
     def next_deadline(self) -> float | None:
         """Return when to call :meth:`handle_deadline`, or None."""
-        deadlines = (self._request_deadline, self._keepalive, self._resequencer.deadline())
+        deadlines = (self._request_deadline, self._retry_at, self._keepalive, self._resequencer.deadline())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def keepalive_deadline(self) -> float | None:
@@ -387,6 +395,9 @@ class IprClient:
             self._keepalive = now + self._config.keepalive_retry
             self._emit(KeepaliveDue())
         if self._request_deadline is None or self._request_deadline > now:
+            if self._retry_at is not None and self._retry_at <= now:
+                self._control.clear()
+                self._request_addresses(now)
             return
         if self.state is IprState.DISCONNECTING:
             self._close(Disconnected("the exit did not answer the disconnect request", requested=True))
@@ -394,6 +405,7 @@ class IprClient:
             self.version = 9
             self._control.clear()
             self._emit(FellBack(self.version))
+            self._request_deadline = now + self._config.connect_timeout
             self._request_addresses(now)
         else:
             self._close(ConnectTimedOut())
@@ -420,9 +432,9 @@ class IprClient:
             raise IprError("not connected to the exit")
 
     def _request_addresses(self, now: float) -> None:
-        timeout = self._config.v10_connect_timeout if self.version == 10 else self._config.connect_timeout
+        """Queue a connect request. Only the answer to the newest counts: each request takes new addresses."""
         self._request_id = self._random_id()
-        self._request_deadline = now + timeout
+        self._retry_at = now + self._config.connect_retry
         self._queue_request(
             ConnectRequest(
                 self.version, self._request_id, self._timestamp(now), self._config.buffer_timeout_ms
@@ -516,7 +528,7 @@ class IprClient:
             return
         self.ips, self.mtu = response.reply.ips, response.reply.mtu
         self.state = IprState.CONNECTED
-        self._request_id = self._request_deadline = None
+        self._request_id = self._request_deadline = self._retry_at = None
         self._keepalive = now + self._config.keepalive_interval
         # The exit's handler for the new addresses counts from 1.
         self._resequencer = self._new_resequencer()
@@ -530,7 +542,7 @@ class IprClient:
         self._control.clear()
         self._pings.clear()
         self._healths.clear()
-        self._request_id = self._request_deadline = self._keepalive = None
+        self._request_id = self._request_deadline = self._retry_at = self._keepalive = None
         self.ips = self.mtu = None
 
     def _close(self, event: ConnectRefused | ConnectTimedOut | Disconnected | None = None) -> None:

@@ -142,8 +142,9 @@ class Exit(Gateway):
     def _from_router(self, now: float) -> None:
         while (event := self._router.next_event()) is not None:
             match event:
-                case SendReply(sender_tag, message, _):
-                    if not self._core.send_reply(sender_tag, message, now):
+                case SendReply(sender_tag, message, limit):
+                    # Tunnel data is sent once, as by real exits: TCP must recover what the mixnet loses.
+                    if not self._core.send_reply(sender_tag, message, now, max_retransmissions=limit):
                         self.counters["replies_lost"] += 1
                 case PacketAccepted(packet, _):
                     self.counters["ip_packets_in"] += 1

@@ -206,10 +206,18 @@ class MixnetCore:
         _, packets = choose_size(1 + len(message), self._config)
         return self._enqueue(lane, QueuedMessage(recipient, message, False, 0, max_retransmissions, packets))
 
-    def send_reply(self, sender_tag: bytes, message: bytes, now: float) -> bool:
+    def send_reply(
+        self, sender_tag: bytes, message: bytes, now: float, *, max_retransmissions: int | None = None
+    ) -> bool:
         """Queue an answer through the SURBs of *sender_tag*.
 
         Its packets leave when the sender has given enough SURBs; more are asked for by themselves.
+
+        Args:
+            sender_tag: the pseudonym that came with the message to answer.
+            message: application octets, at least one.
+            now: the time.
+            max_retransmissions: None for the setting ``reply_retransmissions``; exits send tunnel data with 0.
 
         Returns:
             False if the sender is unknown (or forgotten), or has too many replies waiting.
@@ -222,7 +230,8 @@ class MixnetCore:
         if not self._replies.knows(sender_tag) or packets > self._config.max_queued_replies:
             self._stats.dropped_refused += 1
             return False
-        accepted = self._replies.queue(sender_tag, self._cut_reply(sender_tag, reply, size), now)
+        fragments = self._cut_reply(sender_tag, reply, size, max_retransmissions=max_retransmissions)
+        accepted = self._replies.queue(sender_tag, fragments, now)
         if not accepted:
             self._stats.dropped_refused += 1
         return accepted
@@ -503,15 +512,23 @@ class MixnetCore:
         )
 
     def _cut_reply(
-        self, tag: bytes, message: bytes, size: PacketSize, *, is_surb_request: bool = False
+        self,
+        tag: bytes,
+        message: bytes,
+        size: PacketSize,
+        *,
+        is_surb_request: bool = False,
+        max_retransmissions: int | None = None,
     ) -> list[Outgoing]:
+        if max_retransmissions is None:
+            max_retransmissions = self._config.reply_retransmissions
         return [
             Outgoing(
                 fragment,
                 size,
                 sender_tag=tag,
                 is_surb_request=is_surb_request,
-                max_retransmissions=self._config.reply_retransmissions,
+                max_retransmissions=max_retransmissions,
             )
             for fragment in self._split(message, size)
         ]

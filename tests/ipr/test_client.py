@@ -106,7 +106,7 @@ def test_a_session_opens_its_stream_and_asks_for_addresses() -> None:
     opening, request = session.sent()
     assert opening == StreamFrame(STREAM, StreamMessageType.OPEN, 0)
     assert request == requests.ConnectRequest(9, 1, Timestamp.from_unix(UNIX))
-    assert session.client.next_deadline() == session.now + 60
+    assert session.client.next_deadline() == session.now + 6
     session.answer(session.success(request))
     assert session.events() == [ipr.Connected(IPS, None, 9)]
     assert (session.client.state, session.client.ips) == (ipr.IprState.CONNECTED, IPS)
@@ -131,6 +131,29 @@ def test_v8_speaks_bare() -> None:
     assert wire == requests.DataRequest(8, b"\0\1b").encode()
     session.client.receive_data(StreamFrame(STREAM, DATA, 1, b"\x08\0\0").encode(), session.now)
     assert session.client.stats.dropped_foreign == 1
+
+
+def test_unanswered_connect_is_repeated_and_only_the_newest_answer_counts() -> None:
+    session = Session()
+    first = session.connect()
+    assert session.advance(6) == []
+    (second,) = session.sent()
+    assert isinstance(second, requests.ConnectRequest)
+    assert second.request_id != first.request_id
+    # The exit gave other addresses to the second request, which made those of the first invalid.
+    session.answer(session.success(first))
+    assert session.events() == []
+    session.answer(session.success(second))
+    assert session.events() == [ipr.Connected(IPS, None, 9)]
+    assert session.advance(10) == []
+
+
+def test_repeating_does_not_move_the_end_of_waiting() -> None:
+    session = Session()
+    session.connect()
+    assert session.advance(59.9) == []
+    assert session.advance(0.2) == [ipr.ConnectTimedOut()]
+    assert session.client.next_deadline() is None
 
 
 def test_v10_falls_back_to_v9_on_the_same_stream() -> None:

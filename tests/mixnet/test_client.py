@@ -132,6 +132,22 @@ def test_with_retransmission_off_nothing_is_sent_twice() -> None:
     assert alice.core.next_deadline() is None
 
 
+def test_a_reply_that_may_not_be_repeated_leaves_once() -> None:
+    world = World()
+    alice, exit_ = world.client(7), world.client(8)
+    alice.core.send(exit_.core.address, b"question", world.now, surbs=30)
+    assert world.run(5, until=lambda: bool(exit_.messages))
+    tag = exit_.messages[0].sender_tag
+    assert tag is not None
+    world.loss = 1.0
+    sent = exit_.core.stats.packets_sent
+    exit_.core.send_reply(tag, b"tunnel data", world.now, max_retransmissions=0)
+    world.run(60)
+    assert exit_.core.stats.packets_sent == sent + 1
+    assert exit_.core.stats.retransmissions == 0
+    assert exit_.core.awaiting_ack == 0
+
+
 def test_a_packet_is_given_up_after_its_own_limit_or_the_general_one() -> None:
     for options, limit, expected in (({}, 2, 3), ({"maximum_retransmissions": 1}, None, 2)):
         world = World(loss=1.0)
