@@ -176,15 +176,17 @@ class StreamPump:
     def _drain_junk(self) -> None:
         flow = self.flow
         assert flow.end is not None
-        while flow.junk:
+        # The count is taken first: the descriptor is writable before the last octet is read, and the application
+        # may be in its next connect, filling anew, while this loop still reads what the last one filled.
+        left, flow.junk = flow.junk, 0
+        while left:
             try:
-                got = len(flow.end.recv(min(65536, flow.junk)))
+                got = len(flow.end.recv(min(65536, left)))
             except OSError:
-                got = 0
-            if not got:  # closed meanwhile
-                flow.junk = 0
                 return
-            flow.junk -= got
+            if not got:  # closed meanwhile
+                return
+            left -= got
 
     def _run(self) -> None:
         loop, end = self._device.loop, self.flow.end
