@@ -1,22 +1,20 @@
-"""``smolmix-sync fetch URL``: one HTTP request through the tunnel, by the standard library on patched sockets."""
+"""``smolmix-sync fetch URL``: one resource through the tunnel."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
-from email.message import Message
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
 
-__all__ = ["add_arguments", "run"]
+if TYPE_CHECKING:
+    from smolmix_sync.tunnel import Tunnel
 
-_CHUNK = 1 << 16
+__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,27 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", "--include", action="store_true", help="print the status line and headers too")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the body here instead of to stdout")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds for each wait (default 60)"
+        "--timeout", type=float, metavar="S", help="seconds for all of it (default: 60 for each wait, no end)"
     )
     parser.add_argument(
-        "--max-redirects", type=int, default=5, metavar="N", help="redirects followed (default 5)"
+        "--max-redirects", type=int, metavar="N", help="redirects followed (default 5); 0 shows the redirect"
     )
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows at most so many redirects, and none from https to http."""
-
-    def __init__(self, most: int) -> None:
-        self.max_redirections = most
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
-    ) -> urllib.request.Request | None:
-        if req.type == "https" and not newurl.lower().startswith("https:"):
-            raise urllib.error.URLError(f"redirect from https to {newurl} refused")
-        if self.max_redirections == 0:
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -62,61 +44,70 @@ def run(arguments: argparse.Namespace) -> int:
         say("smolmix-sync fetch: http and https URLs only")
         return 2
     try:
-        request = _request(arguments)
+        headers, body = _headers(arguments), _body(arguments)
+        if arguments.timeout is not None and arguments.timeout <= 0:
+            raise ValueError("timeout must be positive")
     except (OSError, ValueError) as error:
         say(f"smolmix-sync fetch: {error}")
         return 2
     with network(arguments):
-        if open_tunnel(arguments) is None:
+        tunnel = open_tunnel(arguments)
+        if tunnel is None:
             return 1
         try:
-            with smolmix_sync.patch_all():
-                return _fetch(arguments, request)
+            return _fetch(arguments, tunnel, headers, body)
+        except (OSError, ValueError) as error:
+            say(f"smolmix-sync fetch: {error}")
+            return 1
         finally:
             smolmix_sync.disconnect()
 
 
-def _request(arguments: argparse.Namespace) -> urllib.request.Request:
-    body: bytes | None = None
-    if arguments.data is not None:
-        body = (
-            Path(arguments.data[1:]).read_bytes()
-            if arguments.data.startswith("@")
-            else arguments.data.encode()
-        )
-    request = urllib.request.Request(arguments.url, data=body, method=arguments.request)
+def _headers(arguments: argparse.Namespace) -> list[tuple[str, str]]:
+    headers = []
     for line in arguments.header:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             raise ValueError(f"not a header: {line!r}")
-        request.add_header(name.strip(), value.strip())
-    return request
+        headers.append((name.strip(), value.strip()))
+    return headers
 
 
-def _fetch(arguments: argparse.Namespace, request: urllib.request.Request) -> int:
-    # No proxy of the environment: the tunnel is the way, and a proxy would see the destination.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Redirects(arguments.max_redirects))
-    try:
-        answer = opener.open(request, timeout=arguments.timeout)
-    except urllib.error.HTTPError as error:
-        answer = error
-    except (urllib.error.URLError, OSError) as error:
-        say(f"smolmix-sync fetch: {error.reason if isinstance(error, urllib.error.URLError) else error}")
-        return 1
+def _body(arguments: argparse.Namespace) -> bytes | None:
+    if arguments.data is None:
+        return None
+    text: str = arguments.data
+    return Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+
+
+def _fetch(
+    arguments: argparse.Namespace, tunnel: Tunnel, headers: list[tuple[str, str]], body: bytes | None
+) -> int:
+    from smolmix_sync.http import fetch
+
+    if body is not None and "content-type" not in {name.lower() for name, _ in headers}:
+        headers.append(("Content-Type", "application/x-www-form-urlencoded"))  # as curl -d
     with contextlib.ExitStack() as stack:
-        stack.enter_context(answer)
+        answer = stack.enter_context(
+            fetch(
+                arguments.url,
+                arguments.request or ("GET" if body is None else "POST"),
+                headers,
+                body,
+                arguments.timeout,
+                arguments.max_redirects,
+                stream=True,
+                tunnel=tunnel,
+            )
+        )
         out: IO[bytes] = sys.stdout.buffer
         if arguments.output:
             out = stack.enter_context(open(arguments.output, "wb"))
         if arguments.include:
-            out.write(
-                f"HTTP/1.1 {answer.status} {answer.reason}\r\n{answer.headers}".encode("latin-1", "replace")
-            )
-        try:
-            while chunk := answer.read(_CHUNK):
-                out.write(chunk)
-        except OSError as error:
-            say(f"smolmix-sync fetch: the body ended early: {error}")
-            return 1
+            lines = [f"HTTP/1.1 {answer.status} {answer.reason}"]
+            lines += [f"{name}: {value}" for name, value in answer.headers.pairs]
+            out.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1", "replace"))
+        for piece in answer:
+            out.write(piece)
         out.flush()
     return 0 if answer.status < 400 else 22
