@@ -95,6 +95,7 @@ class Device:
         self._kicked = False
         self._resolver: Resolver | None = None
         self._resolver_config = resolver or ResolverConfig()
+        loop.at_stop(self.close)
         if stack is not None:
             loop.call(self.set_up, stack)
 
@@ -203,6 +204,7 @@ class Device:
     def close(self, errno: int = _errno.ENETDOWN) -> None:
         """``set_down`` for good: waiting and later operations fail with *errno*."""
         self._closed = errno
+        self.loop.not_at_stop(self.close)
         self.set_down(errno)
         waiting, self._waiting = self._waiting, {}
         for one, timer in waiting.items():

@@ -42,6 +42,14 @@ _DNS_PORT = 53
 # Ours: questions on their way at once; more than this is a runaway program.
 _MAX_QUESTIONS = 512
 
+#: Networks whose addresses have no public names. Source: RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291.
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10",
+    )
+)  # fmt: skip
+
 
 class Resolver:
     """Looks names up through one device; the methods may be called in any thread but the reactor's.
@@ -105,7 +113,7 @@ class Resolver:
         ip = ipaddress.ip_address(unmapped(address.partition("%")[0]))
         if ip.is_loopback:
             return "localhost"
-        if ip.is_private or str(ip) in self._device.addresses:
+        if any(ip in network for network in _PRIVATE) or str(ip) in self._device.addresses:
             raise not_found()  # nobody out there knows, and the question would tell about us
         for answer in self._ask(ip.reverse_pointer, [PTR], timeout):
             if answer is not None and answer.records:

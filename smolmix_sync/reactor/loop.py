@@ -171,6 +171,7 @@ class ReactorLoop:
         self.pid = os.getpid()
         self._commands: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._guarded: dict[int, bool] = {}
+        self._at_stop: list[Callable[[], object]] = []
         self._state = allocate_lock()
         self._started = False
         self._stopped = False
@@ -257,7 +258,21 @@ class ReactorLoop:
             _live.remove(self)
 
     def _end(self) -> None:
+        for fn in list(self._at_stop):
+            try:
+                fn()
+            except Exception:
+                self.defer(_LOG.error, "failed at the reactor's end:\n%s", traceback.format_exc())
         self._main.switch(None)
+
+    def at_stop(self, fn: Callable[[], object]) -> None:
+        """Call *fn* in the reactor before it ends: nobody who waits may wait for ever."""
+        self._at_stop.append(fn)
+
+    def not_at_stop(self, fn: Callable[[], object]) -> None:
+        """Take ``at_stop`` back."""
+        if fn in self._at_stop:
+            self._at_stop.remove(fn)
 
     @property
     def running(self) -> bool:
