@@ -42,6 +42,10 @@ EXIT_RESERVE = 60
 _MIN_WINDOW = 20
 #: Ours: round trip assumed before one was measured, seconds.
 _FIRST_RTT = 0.5
+#: Ours: replies per second from which on a download is under way, and how far attached SURBs may exceed the
+#: target then; the exit holds no more than it asked for plus what is under way.
+_BULK_RATE = 10.0
+_BULK_SURPLUS = 100
 #: From the specification: 17 SURBs fill five packets exactly.
 _TOP_UP = 17
 
@@ -257,14 +261,21 @@ class Bridge:
 
     def _surbs_beside(self, size: int, now: float) -> int:
         """Return how many SURBs to attach: the deficit, as far as they ride for free."""
-        most = min(self._settings.data_surbs, self._deficit(now, self._target(now)))
+        target = self._target(now)
+        if self._reply_rate(now) > _BULK_RATE:
+            # The estimate counts answers that wait for slots of their own. What rides along for free now
+            # keeps the exit from asking for more of those.
+            target += _BULK_SURPLUS
+        most = min(self._settings.data_surbs, self._deficit(now, target))
         while most > 0 and self.core.packets_needed(size, most) > 1:
             most -= 1
         return max(0, most)
 
     def _target(self, now: float) -> int:
         """Return how many SURBs the exit should hold: the downlink's bandwidth-delay product and its reserve."""
-        in_flight = self._reply_rate(now) * self.rtt * 1.5
+        # Three round trips' worth: SURBs under way to the exit and replies under way to us are no stock, and
+        # an exit that has to ask answers of its own accord more than it needs, in packets of their own.
+        in_flight = self._reply_rate(now) * self.rtt * 3
         return min(self._settings.surb_stock, EXIT_RESERVE + max(_MIN_WINDOW, int(in_flight)))
 
     def _deficit(self, now: float, target: int) -> int:

@@ -8,6 +8,7 @@ Source: design.md section 8a and decision 14.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import errno
 import logging
@@ -59,6 +60,8 @@ _EXIT_TRIES = 2
 _EXIT_PAUSE = (1.0, 2.0, 4.0, 5.0)
 
 
+#: Ours: how long an acknowledgement waits for company when send slots pace it anyway.
+_PACED_ACK_DELAY = 0.001
 #: How often, every 100 ms, a late answer over IPv6 is looked for.
 _IPV6_LOOKS = 100
 
@@ -454,6 +457,12 @@ class TunnelSession:
             tcp.keepalive = True
             tcp.keep_idle = tcp.keep_interval = config.tcp_keepalive
         stack_config = StackConfig(tcp=tcp, rx_mtu=self.mtu, tx_mtu=config.mtu or StackConfig().tx_mtu)
+        if config.traffic.poisson:
+            # A slot comes every 20 ms and collects acknowledgements by itself; one that finds none would
+            # carry cover instead of SURBs and the newest window.
+            stack_config = dataclasses.replace(
+                stack_config, ack_delay=_PACED_ACK_DELAY, ooo_ack_delay=_PACED_ACK_DELAY
+            )
         return Stack(connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom)
 
     def _prove(self, stack: Stack, mix: MixnetSession, until: float) -> None:
