@@ -11,12 +11,14 @@ import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
 
 if TYPE_CHECKING:
+    from smolmix_sync.daemon import DaemonServer
     from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["add_arguments", "run"]
@@ -38,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=4096,
         metavar="N",
         help="sockets of one client process (default 4096)",
+    )
+    parser.add_argument(
+        "--exit-idle",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="end after S seconds without a client (default: never)",
     )
     parser.add_argument(
         "--isolate", type=int, default=8, metavar="N", help="tunnels besides the main one, for isolation keys"
@@ -83,12 +92,23 @@ def _serve(arguments: argparse.Namespace) -> int:
                 return 1
             print(f"ready {path}", flush=True)
             notify("READY=1\nSTATUS=serving " + str(path))
-            while True:
-                signal.pause()
+            _serve_until_idle(server, arguments.exit_idle)
+            return 0
         finally:
             notify("STOPPING=1")
             server.stop()
             smolmix_sync.disconnect()
+
+
+def _serve_until_idle(server: DaemonServer, seconds: float) -> None:
+    """Return when no client has been there for *seconds*; 0 never."""
+    idle_since = time.monotonic()
+    while True:
+        time.sleep(1.0)
+        if server.busy:
+            idle_since = time.monotonic()
+        elif seconds and time.monotonic() - idle_since >= seconds:
+            return
 
 
 class _Ended(BaseException):

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from smolmix_sync.daemon.client import AttachedTunnel, attach, default_path
+    from smolmix_sync.daemon.launch import ensure_daemon
     from smolmix_sync.daemon.server import DaemonServer, Limits
 
-__all__ = ["AttachedTunnel", "DaemonServer", "Limits", "attach", "default_path"]
+__all__ = ["AttachedTunnel", "DaemonServer", "Limits", "attach", "default_path", "ensure_daemon"]
 
 #: The client must load neither gevent nor cryptography: a prefork child is small because of it.
 _WHERE = {
     "AttachedTunnel": "client",
     "attach": "client",
     "default_path": "client",
+    "ensure_daemon": "launch",
     "DaemonServer": "server",
     "Limits": "server",
 }

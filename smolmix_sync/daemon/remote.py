@@ -159,7 +159,9 @@ class RemoteFlow(Flow):
     def error(self) -> int:
         """The pending errno."""
         number: int = _get_error(self)
-        pump = self.pump
+        pump, device = self.pump, self.device
+        if pump is None and isinstance(device, RemoteDevice) and _get_state(self) is FlowState.ESTABLISHED:
+            pump = self.pump = RemotePump(device, self)  # accepted from a listener
         if number or not isinstance(pump, RemotePump) or pump.finished:
             return number
         if _get_state(self) is FlowState.DEAD:

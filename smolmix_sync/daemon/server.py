@@ -219,6 +219,11 @@ class DaemonServer:
             if sock is not None and (fd := sock.detach()) >= 0:
                 posix_close(fd)
 
+    @property
+    def busy(self) -> bool:
+        """Whether there is a client or a socket of one (any thread)."""
+        return bool(self.clients or self.flows)
+
     # --- reactor ---
 
     def _collect(self) -> None:
@@ -571,7 +576,13 @@ class _Client:
         flow.state = FlowState.CONNECTING
         from smolmix_sync.reactor.pump import open_stream
 
-        open_stream(device, flow, present(flow.family, request.host, request.port))
+        try:
+            open_stream(device, flow, present(flow.family, request.host, request.port))
+        except Exception:  # a bug of ours, which the hub reports; the client must not wait for ever
+            self._pending.pop(ident, None)
+            flow.report = None
+            self._fail(request, flow, os_error(errno.EIO))
+            raise
 
     def _fail(self, request: Request, flow: ServedFlow, problem: OSError) -> None:
         """Refuse, and make the client's descriptor writable again."""

@@ -1,0 +1,295 @@
+"""Real Celery workers with a real Redis, whose tasks fetch through localnet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+celery = pytest.importorskip("celery")
+
+from smolmix_sync.daemon import attach  # noqa: E402
+from smolmix_sync.ext import celery as over_mixnet  # noqa: E402
+from smolmix_sync.localnet import LocalNet  # noqa: E402
+
+PROJECT = Path(__file__).with_name("celery_project")
+
+needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+
+
+def an_app(**conf: Any) -> Any:
+    return SimpleNamespace(conf=conf)
+
+
+# --- without a worker ---
+
+
+def installed(app: Any, **options: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "mode": "daemon", "path": Path("/nowhere"), "isolate": None, "direct": (), "resolve_broker": False,
+        "start_timeout": 1.0, "daemon_arguments": (), "options": {},
+    }  # fmt: skip
+    return over_mixnet.Installed(app, **{**arguments, **options})
+
+
+def test_eventlet_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(ValueError, match="-P gevent or -P threads"):
+        installed(an_app()).start("eventlet")
+
+
+def test_worker_that_cannot_be_covered_does_not_start() -> None:
+    with pytest.raises(SystemExit, match="not started: eventlet"):
+        installed(an_app())._on_worker_init(sender=SimpleNamespace(pool_cls="eventlet"))
+
+
+@pytest.mark.parametrize(
+    ("url", "entries"),
+    [
+        ("redis://127.0.0.1:6379/0", []),
+        ("redis://localhost/0", []),
+        ("redis://:secret@192.0.2.7:6380/1", ["192.0.2.7:6380"]),
+        ("amqp://user:secret@192.0.2.8//", ["192.0.2.8:5672"]),
+        ("redis://192.0.2.1:1/0;redis://192.0.2.2:2/0", ["192.0.2.1:1", "192.0.2.2:2"]),
+        ("redis+socket:///run/redis.sock", []),
+        ("memory://", []),
+    ],
+)
+def test_broker_stays_direct_by_its_address(url: str, entries: list[str]) -> None:
+    assert installed(an_app(broker_url=url))._broker_addresses() == entries
+
+
+def test_broker_known_by_a_name_is_refused_unless_told_to_ask_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = an_app(broker_url="redis://:secret@broker:6379/0")
+    with pytest.raises(ValueError, match="resolve_broker") as caught:
+        installed(app)._broker_addresses()
+    assert "secret" not in str(caught.value)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: [(2, 1, 6, "", ("192.0.2.9", 0))])
+    assert installed(app, resolve_broker=True)._broker_addresses() == ["192.0.2.9:6379"]
+    assert app.conf["broker_url"] == "redis://:secret@192.0.2.9:6379/0"
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    for options in ({"mode": "thread"}, {"isolate": "request"}, {"mode": "own", "isolate": "task"}):
+        with pytest.raises(ValueError, match=next(iter(options)) + "|isolate"):
+            over_mixnet.install(an_app(), **options)
+
+
+def test_what_is_worth_another_try_covers_tunnel_and_http_libraries() -> None:
+    import requests
+
+    from smolmix_sync.errors import TunnelNotReady
+
+    for error in (
+        TunnelNotReady("x"), ConnectionResetError(104, "x"), TimeoutError("x"), socket.gaierror(-3, "x"),
+        requests.ConnectionError("x"),
+    ):  # fmt: skip
+        assert isinstance(error, over_mixnet.RETRY_FOR)
+    assert not isinstance(ValueError("x"), over_mixnet.RETRY_FOR)
+    assert not isinstance(FileNotFoundError(2, "x"), over_mixnet.RETRY_FOR)
+
+
+def test_exceptions_survive_the_way_back_to_the_caller() -> None:
+    import smolmix_sync
+
+    for name in ("TunnelNotReady", "TunnelClosed", "SetupTimeout", "ExitPolicyError", "NoExit"):
+        error = getattr(smolmix_sync, name)("why")
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), copy.args, str(copy)) == (type(error), error.args, "why")
+
+
+# --- with workers ---
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[LocalNet]:
+    with LocalNet(set_default=False) as net:
+        yield net
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    with subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
+        stdout=subprocess.DEVNULL,
+    ) as server:
+        for _ in range(100):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"redis://127.0.0.1:{port}"
+        server.terminate()
+        server.wait(10)
+
+
+class Project:
+    """The test project with its own database of the broker, workers, and a caller."""
+
+    def __init__(self, broker: str, database: int, net: LocalNet, folder: Path, **install: Any) -> None:
+        self.socket = folder / "daemon.sock"
+        self.folder = folder
+        self.broker = f"{broker}/{database}"
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("SMOLMIX_")},
+            **net.environment(),
+            "PYTHONPATH": str(PROJECT),
+            "BROKER": self.broker,
+            "INSTALL": json.dumps({"path": str(self.socket), **install}),
+        }
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.app = celery.Celery("caller", broker=self.broker, backend=self.broker, set_as_current=False)
+
+    def worker(self, pool: str, concurrency: int = 4) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until it answers."""
+        name = f"w{len(self.workers)}@test"
+        with open(self.folder / f"{name}.log", "wb") as log:
+            self.workers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "celery", "-A", "celery_tasks", "worker", "-P", pool, "-c",
+                     str(concurrency), "-n", name, "-l", "INFO", "--without-gossip", "--without-mingle"],
+                    cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )  # fmt: skip
+        limit = time.monotonic() + 60
+        while b" ready." not in (self.folder / f"{name}.log").read_bytes():
+            assert self.workers[-1].poll() is None, self.log()
+            assert time.monotonic() < limit, self.log()
+            time.sleep(0.1)
+        return self.workers[-1]
+
+    def log(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in self.folder.glob("*.log"))
+
+    def send(self, name: str, *arguments: Any) -> Any:
+        return self.app.send_task(f"celery_tasks.{name}", arguments)
+
+    def collect(self, results: list[Any], timeout: float = 100.0) -> list[Any]:
+        limit = time.monotonic() + timeout
+        try:
+            return [result.get(timeout=max(0.1, limit - time.monotonic())) for result in results]
+        except Exception as error:
+            raise AssertionError(f"{error!r}\n{self.log()}") from error
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.terminate()
+        for worker in self.workers:
+            try:
+                worker.wait(25)
+            except subprocess.TimeoutExpired:
+                os.killpg(worker.pid, signal.SIGKILL)
+                worker.wait(5)
+        self.app.close()
+        with contextlib.suppress(OSError):
+            os.kill(attach(self.socket).status()["pid"], signal.SIGTERM)
+
+
+@pytest.fixture
+def project(broker: str, net: LocalNet, tmp_path: Path) -> Iterator[Callable[..., Project]]:
+    made: list[Project] = []
+
+    def make(**install: Any) -> Project:
+        Project.database = getattr(Project, "database", -1) + 1  # type: ignore[attr-defined]
+        made.append(Project(broker, Project.database % 16, net, tmp_path, **install))  # type: ignore[attr-defined]
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "pool"),
+    [
+        ("daemon", "prefork"), ("daemon", "threads"), ("daemon", "gevent"), ("daemon", "solo"),
+        ("own", "threads"), ("own", "gevent"), ("own", "solo"), ("own", "prefork"), ("parent", "prefork"),
+    ],
+)  # fmt: skip
+def test_every_task_of_a_batch_comes_back(project: Callable[..., Project], mode: str, pool: str) -> None:
+    one = project(mode=mode)
+    worker = one.worker(pool, 2 if (mode, pool) == ("own", "prefork") else 4)
+    results = one.collect([one.send("fetch", 2000 + number) for number in range(30)])
+    assert [size for size, _, _ in results] == [2000 + number for number in range(30)]
+    pids = {pid for _, pid, _ in results}
+    assert (worker.pid in pids) == (pool != "prefork")
+    if pool == "prefork" and mode != "parent":
+        assert {threads for _, _, threads in results} == {1}, "the prefork parent must not have threads"
+    worker.terminate()
+    assert worker.wait(25) == 0
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+def test_children_and_a_worker_killed_in_the_middle_lose_no_task(project: Callable[..., Project]) -> None:
+    one = project(mode="daemon")
+    first = one.worker("prefork", 3)
+    results = [one.send("fetch", 20_000 + number) for number in range(30)]
+    for _ in range(2):
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        time.sleep(0.7)
+    one.worker("threads", 3)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait(5)
+    assert [size for size, *_ in one.collect(results)] == [20_000 + number for number in range(30)]
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+def test_daemon_killed_in_the_middle_is_replaced_and_no_task_is_lost(project: Callable[..., Project]) -> None:
+    one = project(mode="daemon")
+    one.worker("prefork", 3)
+    results = [one.send("fetch", 60_000 + number) for number in range(30)]
+    time.sleep(1.5)
+    first = attach(one.socket).status()["pid"]
+    os.kill(first, signal.SIGKILL)
+    assert [size for size, *_ in one.collect(results)] == [60_000 + number for number in range(30)]
+    assert attach(one.socket).status()["pid"] != first
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+def test_soft_time_limit_interrupts_a_blocked_socket(project: Callable[..., Project]) -> None:
+    one = project(mode="daemon")
+    one.worker("prefork", 2)
+    assert one.collect([one.send("hang")]) == ["interrupted"]
+    assert one.collect([one.send("fetch", 10)])[0][0] == 10
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+def test_two_workers_share_one_daemon_and_tasks_can_have_identities_of_their_own(
+    project: Callable[..., Project],
+) -> None:
+    one = project(mode="daemon", isolate="task")
+    one.worker("prefork", 2)
+    one.worker("threads", 2)
+    results = one.collect([one.send("own_address") for _ in range(3)])
+    assert len(set(results)) == 3
+    told = attach(one.socket).status()
+    assert told["tunnels"] == 4
