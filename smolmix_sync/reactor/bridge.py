@@ -302,12 +302,13 @@ class Bridge:
         return self._rate
 
     def _send_control(self, now: float) -> None:
-        for message in self.ipr.data_to_send(now):
+        messages = self.ipr.data_to_send(now)
+        for message in messages:
             if self.ipr.state is IprState.CONNECTED:
                 surbs = self._surbs_beside(len(message), now)
             else:
-                held = self.core.surbs_outstanding(self.exit_address, now)
-                surbs = max(0, self._settings.open_surbs - held)
+                # Every connect request brings the SURBs of its own answer: those of the one before may be lost.
+                surbs = self._settings.open_surbs if message is messages[-1] else 0
             self.core.send(self.exit_address, message, now, surbs=surbs, lane=CONTROL_LANE)
             self._wake()
 
