@@ -203,17 +203,22 @@ def _tcp_info(flow: Flow) -> bytes:
     info[0] = _TCP_STATES[flow.state]
 
     def put(offset: int, value: Any, scale: float = 1.0) -> None:
-        if isinstance(value, (int, float)) and value == value and value >= 0:
+        if isinstance(value, (int, float)) and 0 <= value < float("inf"):
             struct.pack_into("I", info, offset, min(int(value * scale), 0xFFFFFFFF))
 
-    mss = counters.get("mss", 0)
-    # Offsets of struct tcp_info, include/uapi/linux/tcp.h; times in microseconds, cwnd in segments.
+    mss = counters.get("snd_mss", 0)
+    # Offsets of struct tcp_info, include/uapi/linux/tcp.h; times in microseconds, windows in segments.
     put(8, counters.get("rto", 0), 1e6)
     put(16, mss)
-    put(20, counters.get("rcv_mss", mss))
+    put(20, counters.get("advmss", 0))
+    put(60, counters.get("pmtu", 0))
     put(68, counters.get("srtt", 0) or 0, 1e6)
     put(72, counters.get("rttvar", 0) or 0, 1e6)
     if mss:
+        put(24, counters.get("unacked", 0) / mss)
+        put(76, counters.get("ssthresh", 0) / mss)
         put(80, counters.get("cwnd", 0) / mss)
+    put(84, counters.get("advmss", 0))
+    put(96, counters.get("rcv_space", 0))
     put(100, counters.get("retransmissions", 0))
     return bytes(info)

@@ -208,7 +208,10 @@ def test_name_resolution_fails_while_the_tunnel_is_down(server: NameServer) -> N
 
 
 def test_lookup_under_way_ends_when_the_tunnel_goes_down() -> None:
-    with loopnet(resolver=ResolverConfig(primary="203.0.113.1", fallback="")) as port, ThreadPoolExecutor(1) as pool:
+    with (
+        loopnet(resolver=ResolverConfig(primary="203.0.113.1", fallback="")) as port,
+        ThreadPoolExecutor(1) as pool,
+    ):
         job = pool.submit(mix_dns.resolve, "www.example.com", tunnel=port)
         time.sleep(0.05)
         port.device.loop.call(port.device.set_down)
@@ -248,7 +251,11 @@ def test_getaddrinfo_maps_ipv4_when_asked_to() -> None:
 
 
 def test_getaddrinfo_refuses_what_the_stdlib_refuses(server: NameServer) -> None:
-    for arguments in (("www.example.com", "no-such-service"), ("www.example.com", 1, 999), ("name", 1, 0, 0, 0, 4)):
+    for arguments in (
+        ("www.example.com", "no-such-service"),
+        ("www.example.com", 1, 999),
+        ("name", 1, 0, 0, 0, 4),
+    ):
         with pytest.raises(stdlib.gaierror):
             mix_dns.getaddrinfo(*arguments)
     with pytest.raises(TypeError):
@@ -261,7 +268,11 @@ def test_gethostby_family() -> None:
     assert mix_dns.gethostbyname("") == "0.0.0.0"
     assert mix_dns.gethostbyname("<broadcast>") == "255.255.255.255"
     addresses = ["203.0.113.5", "203.0.113.6"]
-    assert mix_dns.gethostbyname_ex("alias.example.com") == ("www.example.com", ["alias.example.com"], addresses)
+    assert mix_dns.gethostbyname_ex("alias.example.com") == (
+        "www.example.com",
+        ["alias.example.com"],
+        addresses,
+    )
     assert mix_dns.gethostbyname_ex("www.example.com") == ("www.example.com", [], addresses)
     assert mix_dns.gethostbyname_ex("") == ("0.0.0.0", [], ["0.0.0.0"])
     assert mix_dns.gethostbyaddr("203.0.113.5") == ("www.example.com", [], ["203.0.113.5"])
@@ -275,7 +286,9 @@ def test_getnameinfo_falls_back_to_the_number() -> None:
     assert mix_dns.getnameinfo(("203.0.113.5", 80), 0) == ("www.example.com", "http")
     assert mix_dns.getnameinfo(("203.0.113.6", 80), stdlib.NI_NUMERICSERV) == ("203.0.113.6", "80")
     assert mix_dns.getnameinfo(("203.0.113.5", 80), stdlib.NI_NUMERICHOST) == ("203.0.113.5", "http")
-    assert failure_of(lambda: mix_dns.getnameinfo(("203.0.113.6", 80), stdlib.NI_NAMEREQD)) == stdlib.EAI_NONAME
+    assert (
+        failure_of(lambda: mix_dns.getnameinfo(("203.0.113.6", 80), stdlib.NI_NAMEREQD)) == stdlib.EAI_NONAME
+    )
 
 
 def test_private_addresses_are_not_asked_about(server: NameServer) -> None:

@@ -153,13 +153,14 @@ class StreamPump:
         """Show the failure and let the application try again on the same socket."""
         flow = self.flow
         self._drop_conn()
+        filling = self._take_junk()
         flow.pump = None
         flow.error = number
-        flow.state = FlowState.FAILED
         if not flow.bound:
             flow.laddr = None
         flow.raddr = None
-        self._drain_junk()
+        flow.state = FlowState.FAILED  # from here on the application may connect again
+        self._drain_junk(filling)
 
     def _established(self) -> None:
         flow, conn = self.flow, self._conn
@@ -173,15 +174,22 @@ class StreamPump:
         self._drain_junk()
         self._run()
 
-    def _drain_junk(self) -> None:
-        flow = self.flow
-        assert flow.end is not None
-        # The count is taken first: the descriptor is writable before the last octet is read, and the application
-        # may be in its next connect, filling anew, while this loop still reads what the last one filled.
-        left, flow.junk = flow.junk, 0
+    def _take_junk(self) -> int:
+        """Return the count of filling and begin the next one at zero.
+
+        Taken before the application can connect again: it may be in its next connect, filling anew, while the
+        reactor still reads what the last one filled.
+        """
+        left, self.flow.junk = self.flow.junk, 0
+        return left
+
+    def _drain_junk(self, left: int | None = None) -> None:
+        end = self.flow.end
+        assert end is not None
+        left = self._take_junk() if left is None else left
         while left:
             try:
-                got = len(flow.end.recv(min(65536, left)))
+                got = len(end.recv(min(65536, left)))
             except OSError:
                 return
             if not got:  # closed meanwhile

@@ -54,7 +54,9 @@ def reply(query: bytes, *records: str, rcode: int = 0, truncated: bool = False, 
         owner, ttl, kind, value = record.split(" ", 3)
         message.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", kind, value))
     if soa:
-        message.authority.append(dns.rrset.from_text("example.com.", 600, "IN", "SOA", f"ns. h. 1 2 3 4 {soa}"))
+        message.authority.append(
+            dns.rrset.from_text("example.com.", 600, "IN", "SOA", f"ns. h. 1 2 3 4 {soa}")
+        )
     return bytes(message.to_wire())
 
 
@@ -105,7 +107,9 @@ def test_name_that_does_not_exist_is_kept_as_long_as_its_zone_says() -> None:
 
 def test_ttl_is_capped() -> None:
     question = ask()
-    question.receive_data(reply(only(question), "www.example.com. 99999 A 203.0.113.5"), "192.0.2.1", False, 0.0)
+    question.receive_data(
+        reply(only(question), "www.example.com. 99999 A 203.0.113.5"), "192.0.2.1", False, 0.0
+    )
     assert question.answer is not None
     assert question.answer.expires == 300.0
 

@@ -33,7 +33,9 @@ def loopnet(
 ) -> Iterator[provider.DevicePort]:
     """Install a default tunnel that is only a device, for the block."""
     loop = loop or shared_loop()
-    device = Device(loop, make_stack(delay) if up else None, connect_timeout=connect_timeout, resolver=resolver)
+    device = Device(
+        loop, make_stack(delay) if up else None, connect_timeout=connect_timeout, resolver=resolver
+    )
     port = provider.DevicePort(device)
     before = provider.install(lambda: port)
     try:
