@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from smolmix_sync.daemon import tls
 from smolmix_sync.daemon.protocol import (
     MAX_REPLY,
     NO_BLOCK,
@@ -333,6 +334,10 @@ def _option(value: int | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.to_bytes(4, sys.byteorder, signed=True)
 
 
+def _is_remote(flow: Flow) -> bool:
+    return isinstance(flow, RemoteFlow)
+
+
 # --- what stands for the reactor --------------------------------------------------------------
 
 
@@ -548,6 +553,7 @@ class RemoteDevice:
     def open_stream(self, flow: Flow, address: Address) -> None:
         """Connect: the flow tells the outcome."""
         pump = self._adopt(flow)
+        tls.cover(_is_remote)
         local_port = flow.laddr[1] if flow.bound and flow.laddr is not None else 0
         try:
             pump.channel = self._hand_over(
