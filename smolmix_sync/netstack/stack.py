@@ -68,6 +68,7 @@ class Stack:
     ) -> None:
         self.config = config or StackConfig()
         self.counters = Counters()
+        self._retransmissions_of_the_gone = 0
         self.any_address = any_address
         self._addresses = HostAddresses(loopback=loopback, any_address=any_address)
         self.connections: dict[bytes, Conn] = {}
@@ -370,6 +371,11 @@ class Stack:
             raise OSError(_errno.EADDRINUSE, "address in use")
         return port
 
+    @property
+    def tcp_retransmissions(self) -> int:
+        """TCP segments sent again, SYNs included, by all connections there are and were."""
+        return self._retransmissions_of_the_gone + sum(c.retransmissions for c in self.connections.values())
+
     # -- for connections and sockets
 
     def touch(self, conn: Conn) -> None:
@@ -380,6 +386,7 @@ class Stack:
         """Take *conn* out of the table."""
         if self.connections.get(conn.key) is conn:
             del self.connections[conn.key]
+            self._retransmissions_of_the_gone += conn.retransmissions
         if conn.listener is not None:
             conn.listener.gone(conn)
 

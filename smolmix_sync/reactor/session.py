@@ -109,6 +109,7 @@ class TunnelStats:
         surbs_at_exit: reply SURBs the exit is thought to hold.
         ip_packets_sent: IP packets to the exit.
         ip_packets_received: IP packets from the exit.
+        tcp_retransmissions: TCP segments sent again, since this exit was reached.
         reconnects: times the gateway link was lost and found again.
         send_backlog: frames waiting for the gateway's websocket.
         slots_blocked: send slots lost because that queue was full.
@@ -129,6 +130,7 @@ class TunnelStats:
     surbs_at_exit: int = 0
     ip_packets_sent: int = 0
     ip_packets_received: int = 0
+    tcp_retransmissions: int = 0
     reconnects: int = 0
     send_backlog: int = 0
     slots_blocked: int = 0
@@ -561,6 +563,7 @@ class TunnelSession:
             surbs_at_exit=core.surbs_outstanding(bridge.exit_address, now) if bridge is not None else 0,
             ip_packets_sent=bridge.stats.packets_sent if bridge is not None else 0,
             ip_packets_received=bridge.stats.packets_received if bridge is not None else 0,
+            tcp_retransmissions=self._stack.tcp_retransmissions if self._stack is not None else 0,
             reconnects=mix.reconnects,
             send_backlog=mix.link.backlog if mix.link is not None else 0,
             slots_blocked=mix.shaper.stats.blocked,
