@@ -4,6 +4,7 @@ Orders: ``plain`` (smolmix first, nothing else), ``late`` (libraries imported be
 ``smolmix-first`` (gevent's patch after ours).
 """
 
+# ruff: noqa: E402, F401 - the order of imports is what is tested
 from __future__ import annotations
 
 import faulthandler

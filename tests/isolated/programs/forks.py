@@ -1,5 +1,6 @@
 """fork(): the child loses the reactor and fails closed, the parent does not notice."""
 
+# ruff: noqa: E402, PT017 - the order of imports is what is tested
 from __future__ import annotations
 
 import _order

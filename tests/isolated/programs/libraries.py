@@ -1,5 +1,6 @@
 """Standard library clients and servers, and requests, over the patched module."""
 
+# ruff: noqa: E402, PT017 - the order of imports is what is tested
 from __future__ import annotations
 
 import _order
@@ -17,7 +18,7 @@ import threading
 import urllib.request
 import xmlrpc.client
 import xmlrpc.server
-from typing import Any
+from typing import Any, ClassVar
 
 HOST = "server.example"
 GEVENT = _order.ORDER in ("gevent-first", "smolmix-first")
@@ -50,7 +51,7 @@ class Web(http.server.BaseHTTPRequestHandler):
 
 
 class Mail(socketserver.StreamRequestHandler):
-    received: list[bytes] = []
+    received: ClassVar[list[bytes]] = []
 
     def handle(self) -> None:
         self.wfile.write(b"220 hello\r\n")

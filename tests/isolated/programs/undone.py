@@ -1,5 +1,6 @@
 """The patch changes what it says, twice is once, and it is undone exactly."""
 
+# ruff: noqa: E402 - the order of imports is what is tested
 from __future__ import annotations
 
 import os
