@@ -8,14 +8,13 @@ Source: design.md sections 6 and 8a; spec/sockets.md section 14 for fork.
 
 from __future__ import annotations
 
-import errno
-import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from smolmix_sync._tunnel_traffic import TunnelTraffic, parse_address
 from smolmix_sync.address import Recipient, base58_encode
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import SmolmixError, TunnelClosed, TunnelFailed, TunnelNotReady
@@ -27,7 +26,6 @@ from smolmix_sync.reactor.signals import Signal
 if TYPE_CHECKING:
     from smolmix_sync.client import IpMixStream, MixnetClient
     from smolmix_sync.reactor.device import Device
-    from smolmix_sync.socket import MixSocket
 
 __all__ = [
     "IpPair",
@@ -52,37 +50,8 @@ __all__ = [
 _LOG = logging.getLogger("smolmix_sync.tunnel")
 _T = TypeVar("_T")
 
-Address = tuple[str, int] | str
 
-
-def parse_address(address: Address) -> tuple[str, int]:
-    """Return host and port of ``(host, port)``, ``"host:port"`` or ``"[v6]:port"``.
-
-    Raises:
-        ValueError: there is no port, or no host.
-    """
-    if isinstance(address, str):
-        host, colon, port = address.rpartition(":")
-        if host.startswith("[") and host.endswith("]"):
-            host = host[1:-1]
-        elif ":" in host:
-            raise ValueError(f"an IPv6 address goes in brackets: {address!r}")
-        if not colon or not host or not port.isdigit():
-            raise ValueError(f"not host:port: {address!r}")
-        number = int(port)
-    else:
-        host, number = address[0], int(address[1])
-    if not 0 < number < 65536:
-        raise ValueError(f"not a port: {number}")
-    return host, number
-
-
-def _sockets() -> Any:
-    # The drop-in stands on this module; it is loaded when a tunnel is asked for a socket.
-    return importlib.import_module("smolmix_sync.socket")
-
-
-class Tunnel:
+class Tunnel(TunnelTraffic):
     """A tunnel through the mixnet to one exit; a context manager that shuts it down.
 
     Every method may be called from any thread and from gevent greenlets. In a forked child every use
@@ -366,126 +335,6 @@ class Tunnel:
             raise TunnelNotReady(f"the tunnel is {self.state.value}: {self.reason}")
         return value
 
-    # --- traffic ---
-
-    def tcp_connect(self, address: Address, timeout: float | None = None) -> MixSocket:
-        """Connect to ``(host, port)``, ``"host:port"`` or ``"[v6]:port"``; names resolve in the tunnel.
-
-        Args:
-            address: where to.
-            timeout: seconds for the name and each of its addresses, and the socket's timeout afterwards;
-                None: ``connect_timeout``, and a socket that blocks.
-        """
-        return self.create_connection(address, timeout)
-
-    def create_connection(
-        self,
-        address: Address,
-        timeout: float | None = None,
-        source_address: tuple[str, int] | None = None,
-    ) -> MixSocket:
-        """Connect as ``socket.create_connection`` does, over this tunnel."""
-        host, port = parse_address(address)
-        failure: OSError = OSError(errno.EHOSTUNREACH, f"{host} has no address")
-        sockets = _sockets()
-        for family, kind, proto, _, sockaddr in self.getaddrinfo(host, port, 0, sockets.SOCK_STREAM):
-            sock = sockets.MixSocket(family, kind, proto, tunnel=self)
-            try:
-                sock.settimeout(self._config.connect_timeout if timeout is None else timeout)
-                if source_address is not None:
-                    sock.bind(source_address)
-                sock.connect(sockaddr)
-                sock.settimeout(timeout)
-            except OSError as error:
-                sock.close()
-                failure = error
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return sock  # type: ignore[no-any-return]
-        raise failure
-
-    def udp_socket(self) -> MixSocket:
-        """Return an unbound UDP socket (IPv4)."""
-        sockets = _sockets()
-        return sockets.MixSocket(sockets.AF_INET, sockets.SOCK_DGRAM, tunnel=self)  # type: ignore[no-any-return]
-
-    def udp_socket_on(self, port: int) -> MixSocket:
-        """Return a UDP socket bound to *port* of our address in the tunnel."""
-        sock = self.udp_socket()
-        try:
-            sock.bind(("0.0.0.0", port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
-    def listen(self, port: int, backlog: int = 128) -> MixSocket:
-        """Return a TCP socket listening on *port* of our address in the tunnel."""
-        sockets = _sockets()
-        sock = sockets.MixSocket(sockets.AF_INET, sockets.SOCK_STREAM, tunnel=self)
-        try:
-            sock.bind(("0.0.0.0", port))
-            sock.listen(backlog)
-        except BaseException:
-            sock.close()
-            raise
-        return sock  # type: ignore[no-any-return]
-
-    def resolve(self, host: str, family: int = 0, timeout: float | None = None) -> list[str]:
-        """Return the addresses of *host*, asked through the tunnel.
-
-        Args:
-            host: a name or an IP literal.
-            family: ``AF_INET``, ``AF_INET6``, or 0 for both, A before AAAA.
-            timeout: seconds for all attempts; None as configured.
-
-        Raises:
-            socket.gaierror: no such name, or no answer.
-        """
-        self._check_process()
-        return self.device.resolver.lookup(host, family, timeout)
-
-    def getaddrinfo(
-        self,
-        host: str | None,
-        port: int | str | None,
-        family: int = 0,
-        type: int = 0,
-        proto: int = 0,
-        flags: int = 0,
-    ) -> list[Any]:
-        """Return what ``socket.getaddrinfo`` would, asked through this tunnel."""
-        self._check_process()
-        lookup = importlib.import_module("smolmix_sync.dns").getaddrinfo
-        result: list[Any] = lookup(host, port, family, type, proto, flags, tunnel=self)
-        return result
-
-    def ping(self, host: str, timeout: float | None = 10.0) -> float:
-        """Send one ICMP echo request through the exit; return the round trip in seconds.
-
-        Raises:
-            TimeoutError: no answer within *timeout* seconds.
-            OSError: an ICMP error came instead.
-        """
-        self.wait_ready(timeout)
-        address = self.resolve(host, 0, timeout)[0]
-        limit = self._config.connect_timeout if timeout is None else timeout
-        with self._changed.waiter() as waiter:
-            call = self._call(_EchoCall, self.device, address, waiter.set)
-            try:
-                until = self._loop.now() + limit
-                while call.rtt is None and call.error == 0 and (left := until - self._loop.now()) > 0:
-                    waiter.wait(left)
-            finally:
-                self._call(call.close)
-        if call.error:
-            raise OSError(call.error, os.strerror(call.error))
-        if call.rtt is None:
-            raise TimeoutError(errno.ETIMEDOUT, f"no echo from {host} in {limit:g} s")
-        return call.rtt
-
     # --- life ---
 
     def reconnect(self) -> None:
@@ -570,35 +419,6 @@ def _copy(error: SmolmixError) -> SmolmixError:
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
-
-
-class _EchoCall:
-    """One ICMP echo over a device; made, told and closed in the reactor."""
-
-    def __init__(self, device: Device, address: str, wake: Callable[[], object]) -> None:
-        self.rtt: float | None = None
-        self.error = 0
-        self._device = device
-        self._wake = wake
-        self._ping = device.require_stack().ping()
-        device.own(self._ping, self)
-        self._sent_at = device.loop.now()
-        self._ping.send(address, 1, os.urandom(16))
-        device.kick()
-
-    def on_event(self, mask: int) -> None:
-        while (reply := self._ping.recv()) is not None:
-            if reply.error:
-                self.error = reply.error
-            else:
-                self.rtt = reply.received_at - self._sent_at
-        if not self._device.up:
-            self.error = errno.ENETDOWN
-        self._wake()
-
-    def close(self) -> None:
-        self._device.disown(self._ping)
-        self._ping.close()
 
 
 class TunnelBuilder:

@@ -308,7 +308,8 @@ class Bridge:
                 surbs = self._surbs_beside(len(message), now)
             else:
                 # Every connect request brings the SURBs of its own answer: those of the one before may be lost.
-                surbs = self._settings.open_surbs if message is messages[-1] else 0
+                asking = self.ipr.state is IprState.CONNECTING and message is messages[-1]
+                surbs = self._settings.open_surbs if asking else 0
             self.core.send(self.exit_address, message, now, surbs=surbs, lane=CONTROL_LANE)
             self._wake()
 
