@@ -19,7 +19,7 @@ from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import IprError, SetupTimeout, SmolmixError, TunnelClosed, TunnelNotReady
 from smolmix_sync.reactor.exits import ExitStream
 from smolmix_sync.reactor.loop import ReactorLoop, shared_loop
-from smolmix_sync.reactor.mixclient import ClientIdentity, MixnetSession
+from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.session import IpPair
 from smolmix_sync.reactor.signals import Signal
 
@@ -115,7 +115,6 @@ class MixnetClient:
             on_message=self._on_message,
             on_link=self._on_link,
             on_progress=self._on_progress,
-            identity=ClientIdentity.generate(),
         )
 
     def disconnect(self, timeout: float = 10.0) -> None:

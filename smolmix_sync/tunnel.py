@@ -359,7 +359,9 @@ class Tunnel(TunnelTraffic):
         if self._lender is not None:
             raise TunnelFailed("the identity belongs to the client the tunnel was made from")
         old = self._session
+        self._parts["fresh_identity"] = True
         self._session = self._new_session()
+        del self._parts["fresh_identity"]
         self._run_to_end(old.shutdown, 1.0)
         self._loop.post(self._session.start)
         self.wait_ready(timeout)

@@ -11,14 +11,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
 import gevent.event
 
 from smolmix_sync.address import base58_decode, base58_encode
-from smolmix_sync.config import TunnelConfig
+from smolmix_sync.config import ConfigError, TunnelConfig
 from smolmix_sync.errors import (
     GatewayAuthError,
     GatewayError,
@@ -26,7 +25,7 @@ from smolmix_sync.errors import (
     SmolmixError,
     WireError,
 )
-from smolmix_sync.mixnet.client import ClientKeys, MessageReceived, MixnetCore
+from smolmix_sync.mixnet.client import MessageReceived, MixnetCore
 from smolmix_sync.mixnet.gateway.client import GatewayClient
 from smolmix_sync.mixnet.gateway.events import Refusal
 from smolmix_sync.mixnet.settings import TrafficSettings
@@ -35,10 +34,11 @@ from smolmix_sync.mixnet.topology import Node, Topology
 from smolmix_sync.reactor._real import limited
 from smolmix_sync.reactor.directory import DirectoryClient
 from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
+from smolmix_sync.reactor.identity import ClientIdentity, IdentityStore, Registration, storage_folder
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.shaper import RealSource, Shaper
 
-__all__ = ["ClientIdentity", "MixnetSession"]
+__all__ = ["MixnetSession"]
 
 _LOG = logging.getLogger("smolmix_sync.reactor")
 
@@ -50,26 +50,6 @@ _BACK_OFF = (0.0, 1.0, 2.0, 4.0, 5.0)
 _ROUNDS_BEFORE_CHANGE = 10
 
 
-@dataclass(slots=True)
-class ClientIdentity:
-    """Who we are: keys, and what gateways agreed with us.
-
-    Attributes:
-        keys: the client's secrets.
-        gateway: the gateway we are registered at, None before.
-        shared_keys: gateway identity -> the key of our registration there.
-    """
-
-    keys: ClientKeys = field(repr=False)
-    gateway: bytes | None = None
-    shared_keys: dict[bytes, bytes] = field(default_factory=dict, repr=False)
-
-    @classmethod
-    def generate(cls) -> ClientIdentity:
-        """Return a new identity."""
-        return cls(ClientKeys.generate(os.urandom))
-
-
 class MixnetSession:
     """Keeps one client connected. Reactor thread only, but for what says otherwise.
 
@@ -79,7 +59,7 @@ class MixnetSession:
         on_message: gets every message with the time.
         on_link: called with (up, reason) when the gateway link comes or goes, after the first connect.
         on_progress: gets (stage, detail) during the set-up.
-        identity: None makes a new one.
+        fresh_identity: with ``client_id``: replace the kept identity by a new one.
     """
 
     def __init__(
@@ -90,14 +70,16 @@ class MixnetSession:
         on_message: Callable[[MessageReceived, float], object],
         on_link: Callable[[bool, str], object],
         on_progress: Callable[[str, str], object],
-        identity: ClientIdentity | None = None,
+        fresh_identity: bool = False,
     ) -> None:
         self.loop = loop
         self.config = config
         self.on_message = on_message
         self.on_link = on_link
         self.on_progress = on_progress
-        self.identity = identity or ClientIdentity.generate()
+        self.identity = ClientIdentity.generate()
+        self._fresh_identity = fresh_identity
+        self._store: IdentityStore | None = None
         self.directory = DirectoryClient(config)
         self.core: MixnetCore | None = None
         self.link: GatewayLink | None = None
@@ -125,12 +107,37 @@ class MixnetSession:
             SetupTimeout: a stage took too long.
         """
         try:
+            self._open_identity()
             topology = self._first_topology()
             self._choose_and_open(topology)
         except BaseException:
             self.close()
             raise
         self._greenlets.append(gevent.spawn(self._refresh))
+
+    def _open_identity(self) -> None:
+        """Load the kept identity, if one is named."""
+        if self.config.client_id is None:
+            return
+        if self.config.storage_passphrase is not None:
+            raise ConfigError("storage_passphrase: sealing the kept identity is not supported")
+        try:
+            self._store = IdentityStore(storage_folder(self.config))
+            self.loop.guard_fd(self._store.lock_fd)
+            if not self._fresh_identity:
+                self.identity = self._store.load() or self.identity
+            self._store.save(self.identity)
+        except ConfigError:
+            raise
+        except OSError as error:
+            raise SmolmixError(f"client_id: {error.strerror}", error.errno) from None
+
+    def _keep_identity(self) -> None:
+        if self._store is not None:
+            try:
+                self._store.save(self.identity)
+            except OSError as error:
+                _LOG.warning("the identity was not saved: %s", error)
 
     def _first_topology(self) -> Topology:
         self.on_progress("topology", "asking the directory for nodes")
@@ -178,14 +185,16 @@ class MixnetSession:
         name = base58_encode(node.identity)
         self.on_progress("gateway", f"connecting to gateway {name}")
         identity = self.identity
+        known = identity.registrations.get(node.identity)
         client = GatewayClient(
             identity.keys.identity_seed,
             node.identity,
             urandom=os.urandom,
-            shared_key=identity.shared_keys.get(node.identity),
+            shared_key=known.shared_key if known is not None else None,
+            last_auth_timestamp=known.last_auth if known is not None else 0,
         )
         self._dial(client, node)
-        if self.core is None or identity.gateway != node.identity:
+        if self.core is None or self.core.address.gateway != node.identity:
             traffic = self.config.traffic
             self.core = MixnetCore(
                 identity.keys,
@@ -197,7 +206,6 @@ class MixnetSession:
                 ),
                 urandom=os.urandom,
             )
-        identity.gateway = node.identity
         self._node = node
         self.core.set_topology(topology, self.loop.now())
         self._start_sending()
@@ -230,7 +238,7 @@ class MixnetSession:
             except GatewayRefusal as error:
                 client = client.successor()
                 if error.kind is Refusal.NOT_REGISTERED:
-                    self.identity.shared_keys.pop(node.identity, None)
+                    self.identity.registrations.pop(node.identity, None)
                     continue
                 if error.kind is Refusal.ALREADY_CONNECTED:
                     # Our old connection is not dead for the gateway yet; it finds out within two seconds.
@@ -246,7 +254,10 @@ class MixnetSession:
                 endpoints.pop(0)
                 continue
             if link.shared_key is not None:
-                self.identity.shared_keys[node.identity] = link.shared_key
+                registration = Registration(link.shared_key, client.last_auth_timestamp)
+                self.identity.registrations[node.identity] = registration
+            self.identity.gateway = node.identity
+            self._keep_identity()
             self._client = client
             self.link = link
             return
@@ -270,6 +281,10 @@ class MixnetSession:
             self._timer = None
         if self.link is not None:
             self.link.close()
+        if self._store is not None:
+            self.loop.unguard_fd(self._store.lock_fd)
+            self._store.close()
+            self._store = None
         current = gevent.getcurrent()
         gevent.killall([one for one in self._greenlets if one is not current], block=False)
 

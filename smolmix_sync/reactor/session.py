@@ -46,7 +46,7 @@ from smolmix_sync.reactor.bridge import Bridge
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
-from smolmix_sync.reactor.mixclient import ClientIdentity, MixnetSession
+from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.probe import ExitProbe
 from smolmix_sync.reactor.resolver import ResolverConfig
 
@@ -149,7 +149,7 @@ class TunnelSession:
         on_progress: called in the reactor thread with every step.
         mix: a connected client to use instead of making one; it stays its owner's at shutdown.
         bridge: with *mix*: a session with an exit that is connected already.
-        identity: who to be; None makes a new identity.
+        fresh_identity: with ``client_id``: replace the kept identity by a new one.
 
     Attributes:
         state: where it stands; any thread may read it.
@@ -167,7 +167,7 @@ class TunnelSession:
         on_progress: Callable[[Progress], object],
         mix: MixnetSession | None = None,
         bridge: Bridge | None = None,
-        identity: ClientIdentity | None = None,
+        fresh_identity: bool = False,
     ) -> None:
         self.loop = loop
         self.config = config
@@ -188,7 +188,7 @@ class TunnelSession:
         self._mix_is_ours = mix is None
         self._bridge: Bridge | None = bridge
         self._stack: Stack | None = None
-        self._identity = identity
+        self._fresh_identity = fresh_identity
         self._on_state = on_state
         self._on_progress = on_progress
         self._started_at = loop.now()
@@ -231,7 +231,7 @@ class TunnelSession:
                     on_message=self._on_message,
                     on_link=self._on_link,
                     on_progress=self._progress,
-                    identity=self._identity,
+                    fresh_identity=self._fresh_identity,
                 )
                 self.mix.connect()
             else:
