@@ -17,7 +17,9 @@ from math import inf
 from smolmix_sync.netstack.connection import Conn
 from smolmix_sync.netstack.events import HUP, READABLE, WRITABLE
 from smolmix_sync.netstack.options import Options
+from smolmix_sync.netstack.recovery import ECHO_SLACK
 from smolmix_sync.netstack.segment import ACK, FIN, RST, SYN, Segment
+from smolmix_sync.netstack.sender import AckResult
 from smolmix_sync.netstack.seqnum import MASK, from_wire
 from smolmix_sync.netstack.states import State
 
@@ -284,6 +286,8 @@ def _acknowledge(conn: Conn, segment: Segment, ack: int, now: float) -> None:
         conn.persist_at = inf
         conn.persist_count = 0
     if ack <= snd.snd_una and not blocks:
+        if conn.detector.plain and ack == snd.snd_una and snd.order:
+            _repeated(conn, segment, now)
         return
     if conn.state is _TIME_WAIT:
         return
@@ -293,10 +297,9 @@ def _acknowledge(conn: Conn, segment: Segment, ack: int, now: float) -> None:
         age = (conn.tsval(now) - segment.tsecr) & MASK
         if age < _MAX_ECHO_AGE:
             echoed = now - age / 1000.0
-    result = snd.on_ack(ack, blocks, conn.detector, rtt.min_rtt, echoed, now)
+    detector = conn.detector
+    result = snd.on_ack(ack, blocks, detector, rtt.min_rtt, echoed, now)
     acked = result.acked
-    if result.dsack:
-        conn.dsacks += 1
     if acked:
         if echoed is not None:
             rtt.sample(now - echoed)
@@ -304,25 +307,77 @@ def _acknowledge(conn: Conn, segment: Segment, ack: int, now: float) -> None:
             rtt.sample(now - result.clean_sent_at)
         rtt.on_progress()
         conn.bytes_acked += acked
-    detector = conn.detector
-    if snd.order and (snd.sacked_octets or snd.lost_octets or detector.deadline != inf or blocks):
+        if result.resent_first and conn.episode.spurious(echoed):
+            conn.undo()
+    if result.dsack is not None:
+        _duplicated(conn, result.dsack)
+    if conn.tail_end and (acked or result.dsack):
+        _tail_acknowledged(conn, result, echoed, now)
+    if snd.order and (
+        snd.sacked_octets or snd.lost_octets or detector.deadline != inf or blocks or detector.plain
+    ):
         lost = detector.detect(snd, rtt, now)
         if lost:
-            conn.cc.on_loss(lost, snd.pipe, now)
+            conn.on_lost(lost, now)
     elif not snd.order:
         detector.deadline = inf
+    if acked or result.delivered:
+        conn.cc.on_acked(
+            acked, result.delivered, snd.pipe, snd.snd_una, snd.snd_nxt, rtt.srtt, now, not snd.unsent()
+        )
     if not acked:
         return
-    conn.cc.on_acked(acked, snd.pipe, snd.snd_una, snd.snd_nxt, rtt.srtt, now)
     conn.set_stalled(now)
     if snd.snd_una < snd.snd_nxt:
         conn.rtx_at = now + rtt.rto
+        conn.arm_tail_probe(now)
     else:
-        conn.rtx_at = inf
+        conn.rtx_at = conn.pto_at = inf
     if snd.fin >= 0 and snd.snd_una > snd.fin:
         _fin_acknowledged(conn, now)
     elif not snd.fin_queued:
         conn.host.report(conn, WRITABLE)
+
+
+def _repeated(conn: Conn, segment: Segment, now: float) -> None:
+    """A peer without SACK repeats its acknowledgement: something after the hole arrived, probably.
+
+    The window may have moved as well; the age of the hole decides, so this need not be sure.
+    """
+    if segment.payload or segment.flags & FIN:
+        return
+    conn.detector.duplicate(conn.snd.snd_una)
+    lost = conn.detector.detect(conn.snd, conn.rtt, now)
+    if lost:
+        conn.on_lost(lost, now)
+
+
+def _duplicated(conn: Conn, block: tuple[int, int]) -> None:
+    """The peer received *block* twice: if we sent it twice, once was too often."""
+    conn.dsacks += 1
+    probe = conn.tail_sent
+    if probe is not None and block[1] == probe.end:
+        return  # the probe is meant to be one too many
+    if not conn.retransmissions:
+        return  # the network's copy
+    conn.detector.widen(conn.snd.snd_una, conn.snd.snd_nxt)
+    if conn.episode.duplicated(*block):
+        conn.undo()
+
+
+def _tail_acknowledged(conn: Conn, result: AckResult, echoed: float | None, now: float) -> None:
+    """End the probe; if the probe itself was what arrived, it repaired a loss (RFC 8985 section 7.4)."""
+    if conn.snd.snd_una < conn.tail_end:
+        return
+    probe = conn.tail_sent
+    conn.tail_end = 0
+    if (
+        probe is not None
+        and result.dsack is None
+        and result.acked
+        and (echoed is None or echoed >= probe.sent_at - ECHO_SLACK)
+    ):
+        conn.on_lost(probe.end - probe.start, now)
 
 
 def _fin_acknowledged(conn: Conn, now: float) -> None:

@@ -43,6 +43,8 @@ class TcpSettings:
     """Receive buffer in octets; before the handshake it takes part in choosing the window scale."""
     rcvbuf_max: int = 4 << 20
     """The receive buffer grows up to this while the reader keeps up (equal to rcvbuf: fixed)."""
+    congestion: str | None = None
+    """TCP_CONGESTION: "mix", "cubic" or "none"; None takes ``StackConfig.congestion``. Before connect only."""
     max_segment: int | None = None
     """TCP_MAXSEG: upper bound on the segment size, both directions; before connect only."""
 
@@ -73,12 +75,18 @@ class StackConfig:
 
     initial_window: int = 10
     """Segments sent before the first acknowledgement (RFC 6928)."""
-    congestion: str = "gentle"
-    """Name of the congestion control, see ``congestion.make``."""
+    congestion: str = "mix"
+    """Congestion control of new connections: "mix", "cubic" or "none" (``TcpSettings.congestion`` overrides)."""
     reo_srtt: float = 1.0
     """Share of SRTT a segment may be overtaken by before it counts as lost."""
     reo_rttvar: float = 1.0
     """Share of RTTVAR added to that."""
+    reo_adaptive: bool = False
+    """Use the window of RFC 8985 instead: a quarter of the shortest round trip, more after each mistake."""
+    tail_probe: bool = True
+    """Probe for the loss of the last segments before the retransmission timeout (RFC 8985 section 7)."""
+    tail_probe_min: float = 0.5
+    """Least wait before such a probe."""
 
     rto_initial: float = 1.0
     """Retransmission timeout of a SYN; more when earlier handshakes took longer."""
@@ -147,3 +155,5 @@ class StackConfig:
     """Challenge ACKs per second and connection (RFC 5961)."""
     port_unreachable: bool = False
     """Answer datagrams to closed UDP ports with ICMP; off because it tells the far side and costs a packet."""
+    parameter_problem: bool = False
+    """Answer IPv6 packets of an unknown protocol with ICMPv6 (RFC 8200 section 4); off for the same reason."""

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from smolmix_sync.netstack import addresses, congestion
 from smolmix_sync.netstack.config import StackConfig, TcpSettings
+from smolmix_sync.netstack.episode import Episode
 from smolmix_sync.netstack.events import CLOSED as CLOSED_EVENT
 from smolmix_sync.netstack.events import CONNECTED, ERROR, HUP, READABLE, WRITABLE
 from smolmix_sync.netstack.receiver import Receiver
 from smolmix_sync.netstack.recovery import LossDetector, RttEstimator
 from smolmix_sync.netstack.segment import ACK, RST, SegmentWriter
-from smolmix_sync.netstack.sender import Sender
+from smolmix_sync.netstack.sender import Sender, Sent
 from smolmix_sync.netstack.seqnum import MASK, to_wire
 from smolmix_sync.netstack.states import State
 
@@ -48,6 +49,8 @@ USER_TIMEOUT = 120.0
 ARM_LINGER = 0.0
 # Ours: a peer announcing less would cost a packet per few octets (Linux: 48).
 _MIN_MSS = 48
+# Ours (spec 4): a lone segment's acknowledgement may wait at the peer.
+_DELAYED_ACK = 0.1
 
 
 class Host(Protocol):
@@ -98,6 +101,7 @@ class Conn:
         "config",
         "detector",
         "dsacks",
+        "episode",
         "error",
         "give_up",
         "header_size",
@@ -124,6 +128,7 @@ class Conn:
         "persist_count",
         "persist_since",
         "probe_wanted",
+        "pto_at",
         "rcv",
         "remote",
         "retransmissions",
@@ -138,11 +143,15 @@ class Conn:
         "state",
         "syn_wanted",
         "tag",
+        "tail_end",
+        "tail_probes",
+        "tail_sent",
         "timeouts",
         "timestamps",
         "ts_offset",
         "ts_recent",
         "tx_mtu",
+        "undos",
         "writer",
         "wscale_offer",
     )
@@ -199,11 +208,17 @@ class Conn:
         self.rcv = Receiver(settings, config, every_segment=loop)
         self.rtt = RttEstimator(config)
         self.detector = LossDetector(config)
-        self.cc = congestion.make(config.congestion, config.initial_window, settings.sndbuf)
+        self.episode = Episode()
+        # Inside one stack nothing is lost and memory is the only bound.
+        control = settings.congestion or ("none" if loop else config.congestion)
+        self.cc = congestion.make(control, config.initial_window, settings.sndbuf)
 
         self.syn_wanted = False
         self.probe_wanted = False
         self.rtx_at = inf
+        self.pto_at = inf
+        self.tail_end = 0
+        self.tail_sent: Sent | None = None
         self.give_up = inf
         self.stalled_since = 0.0
         self.persist_at = inf
@@ -224,6 +239,8 @@ class Conn:
         self.retransmissions = 0
         self.timeouts = 0
         self.dsacks = 0
+        self.undos = 0
+        self.tail_probes = 0
         self.bytes_sent = 0
         self.bytes_acked = 0
 
@@ -351,6 +368,7 @@ class Conn:
         """
         settings = self.settings
         self.snd.limit = settings.sndbuf
+        self.cc.set_ceiling(settings.sndbuf)
         self.rcv.limit = max(self.rcv.limit, settings.rcvbuf) if self.open else settings.rcvbuf
         self.rcv.max_limit = max(settings.rcvbuf, settings.rcvbuf_max)
         if self.open:
@@ -400,6 +418,8 @@ class Conn:
             "retransmissions": self.retransmissions,
             "timeouts": self.timeouts,
             "dsacks": self.dsacks,
+            "undos": self.undos,
+            "tail_probes": self.tail_probes,
             "out_of_order": rcv.out_of_order,
             "duplicates": rcv.duplicates,
             "segments_out": self.segments_out,
@@ -450,6 +470,7 @@ class Conn:
         """Enter ESTABLISHED: the handshake is complete in both directions."""
         self.state = _ESTABLISHED
         self.open = True
+        self.detector.plain = not self.rcv.sack
         self.rtt.on_progress()
         self.cc.on_connected(self.mss, now)
         self.arm_keepalive()
@@ -469,6 +490,47 @@ class Conn:
         outstanding = self.open and self.snd.snd_una < self.snd.snd_nxt
         self.give_up = since + (self.settings.user_timeout or USER_TIMEOUT) if outstanding else inf
 
+    def arm_tail_probe(self, now: float) -> None:
+        """Start the probe timeout, unless a probe is out, recovery runs, or the retransmission is due first.
+
+        Source: RFC 8985 section 7.2; the floor and RTTVAR are of spec/netstack.md section 4.
+        """
+        rtt, snd = self.rtt, self.snd
+        self.pto_at = inf
+        if (
+            self.tail_end
+            or rtt.timeouts
+            or not rtt.srtt
+            or snd.lost_octets
+            or not self.rcv.sack
+            or not self.config.tail_probe
+        ):
+            return
+        wait = 2.0 * (rtt.srtt + rtt.rttvar)
+        if len(snd.order) == 1:
+            wait += _DELAYED_ACK
+        due = now + max(wait, self.config.tail_probe_min)
+        if due < self.rtx_at:
+            self.pto_at = due
+
+    def on_lost(self, lost: int, now: float) -> None:
+        """Begin or continue a recovery: *lost* octets were found missing by time."""
+        snd = self.snd
+        first = snd.snd_una >= self.episode.end
+        if first:
+            self.episode.begin(snd.snd_una, snd.snd_nxt)
+            self.detector.new_recovery()
+        self.pto_at = inf
+        self.cc.on_loss(lost, snd.pipe, first, now)
+
+    def undo(self) -> None:
+        """Take the latest recovery back: nothing was lost."""
+        self.episode.over()
+        self.undos += 1
+        self.cc.on_undo()
+        self.snd.unmark_lost()
+        self.detector.widen(self.snd.snd_una, self.snd.snd_nxt)
+
     def send_reset(self) -> None:
         """Send RST with the sequence number the peer expects next."""
         snd = self.snd
@@ -481,7 +543,8 @@ class Conn:
         """Enter TIME_WAIT, shortened: both directions are done."""
         self.state = _TIME_WAIT
         self.open = False
-        self.rtx_at = self.persist_at = self.keep_at = self.give_up = self.detector.deadline = inf
+        self.rtx_at = self.pto_at = self.persist_at = self.keep_at = self.give_up = inf
+        self.detector.deadline = inf
         self.linger_at = now + self.config.time_wait
         self.snd.drop()
         self.host.report(self, CLOSED_EVENT)
@@ -500,7 +563,7 @@ class Conn:
         self.state = _CLOSED
         self.open = False
         self.syn_wanted = self.probe_wanted = False
-        self.rtx_at = self.persist_at = self.keep_at = self.linger_at = self.give_up = inf
+        self.rtx_at = self.pto_at = self.persist_at = self.keep_at = self.linger_at = self.give_up = inf
         self.detector.deadline = inf
         self.snd.drop()
         self.rcv.drop()

@@ -81,6 +81,8 @@ def retransmission(conn: Conn, now: float, space: int, may_cut: bool) -> bytes |
             return NO_ROOM
     snd.take_lost(sent, now, size)
     conn.retransmissions += 1
+    if sent is not conn.tail_sent:
+        conn.episode.resent(sent.end - sent.start, now)
     if conn.rtx_at == inf:
         conn.rtx_at = now + conn.rtt.rto
     return _packet(conn, sent.start, sent.flags, snd.payload(sent), now, space)
@@ -110,6 +112,7 @@ def data(conn: Conn, now: float, space: int, may_cut: bool) -> bytes | None:
     sent = snd.take_new(size, full, now, ACK)
     if idle:
         conn.set_stalled(now)
+        conn.cc.on_restart(now)
     if sent.flags & FIN:
         if conn.state is _CLOSE_WAIT:
             conn.state = _LAST_ACK
@@ -119,6 +122,7 @@ def data(conn: Conn, now: float, space: int, may_cut: bool) -> bytes | None:
         conn.bytes_sent += size
     if conn.rtx_at == inf:
         conn.rtx_at = now + conn.rtt.rto
+    conn.arm_tail_probe(now)
     return _packet(conn, sent.start, sent.flags, snd.payload(sent), now, space)
 
 

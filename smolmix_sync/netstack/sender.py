@@ -43,12 +43,15 @@ class Sent:
 class AckResult:
     """What one acknowledgement did."""
 
-    __slots__ = ("acked", "clean_sent_at", "delivered", "dsack")
+    __slots__ = ("acked", "clean_sent_at", "delivered", "dsack", "resent_first")
 
     def __init__(self) -> None:
         self.acked = 0
         self.delivered = 0
-        self.dsack = False
+        self.dsack: tuple[int, int] | None = None
+        """What the peer reports as received twice."""
+        self.resent_first = False
+        """The first segment acknowledged was one sent more than once."""
         self.clean_sent_at = -1.0
         """When the newest acknowledged segment was sent; -1 if any was retransmitted (Karn)."""
 
@@ -74,7 +77,9 @@ class Sender:
         "lost_octets",
         "max_window",
         "order",
+        "overdue",
         "pipe",
+        "probing",
         "sacked_octets",
         "shift",
         "snd_nxt",
@@ -106,6 +111,10 @@ class Sender:
         self.sacked_octets = 0
         self._blocks: dict[int, int] = {}
         self._small_end = 0
+        self.overdue = False
+        """A timeout asks for the first hole, whatever the window says."""
+        self.probing = False
+        """One new segment may pass the congestion window and Nagle: a tail loss probe."""
 
     # -- application side
 
@@ -142,6 +151,8 @@ class Sender:
             size = window
         if size <= 0:
             return 0
+        if self.probing:
+            return size
         pipe = self.pipe
         if pipe and pipe + size > cwnd:
             return 0
@@ -186,6 +197,7 @@ class Sender:
         self.order[sent] = None
         self.pipe += end - nxt
         self.snd_nxt = end
+        self.probing = False
         return sent
 
     def take_syn(self, now: float) -> Sent:
@@ -225,6 +237,27 @@ class Sender:
                 return segments[index]
         return None
 
+    def last_in_flight(self) -> Sent | None:
+        """Return the segment in flight with the highest sequence number."""
+        for sent in reversed(self._segments):
+            if not sent.sacked and not sent.lost:
+                return sent
+        return None
+
+    def unmark_lost(self) -> None:
+        """Count everything marked lost as in flight again: the marking was a mistake."""
+        mistaken = [sent for sent in self._segments[self._head :] if sent.lost]
+        self._lost.clear()
+        if not mistaken:
+            return
+        for sent in mistaken:
+            sent.lost = False
+            self.order[sent] = None
+            self.pipe += sent.end - sent.start
+        self.lost_octets = 0
+        # The detector relies on the order of transmission.
+        self.order = dict.fromkeys(sorted(self.order, key=lambda sent: (sent.sent_at, sent.start)))
+
     def next_lost(self, cwnd: int) -> Sent | None:
         """Return the lost segment to retransmit now, None while the window forbids it."""
         lost = self._lost
@@ -236,7 +269,7 @@ class Sender:
         if (
             self.pipe
             and self.pipe + sent.end - sent.start > cwnd
-            and (sent.start != self.snd_una or sent.retransmissions)
+            and (sent.start != self.snd_una or (sent.retransmissions and not self.overdue))
         ):
             return None
         return sent
@@ -247,6 +280,7 @@ class Sender:
             self._split(sent, size)
         length = sent.end - sent.start
         heappop(self._lost)
+        self.overdue = False
         sent.lost = False
         sent.retransmissions += 1
         sent.sent_at = now
@@ -328,6 +362,8 @@ class Sender:
                 newest = sent
                 if sent.retransmissions:
                     clean = False
+                    if sent.start <= self.snd_una:
+                        result.resent_first = True
             index += 1
         self._head = index
         if index > _TRIM or index == count:
@@ -373,7 +409,7 @@ class Sender:
         segments = self._segments
         first, *others = blocks
         if first[1] <= una or (others and first[0] >= others[0][0] and first[1] <= others[0][1]):
-            result.dsack = True  # RFC 2883 section 4
+            result.dsack = first  # RFC 2883 section 4
             blocks = others
         for left, right in blocks:
             if right <= una or right > nxt or left >= right:
@@ -442,3 +478,4 @@ class Sender:
         self._blocks.clear()
         self.buffer.clear()
         self.pipe = self.lost_octets = self.sacked_octets = 0
+        self.probing = False

@@ -1,6 +1,6 @@
 """What time brings to a connection.
 
-Source: RFC 9293 section 3.10.8, RFC 6298 section 5, RFC 1122 sections 4.2.2.17 (persist)
+Source: RFC 9293 section 3.10.8, RFC 6298 section 5, RFC 8985 section 7, RFC 1122 sections 4.2.2.17 (persist)
 and 4.2.3.6 (keepalive); spec/netstack.md section 4.
 """
 
@@ -10,6 +10,7 @@ import errno
 from math import inf
 
 from smolmix_sync.netstack.connection import ARM_LINGER, USER_TIMEOUT, Conn
+from smolmix_sync.netstack.output import wants_data
 from smolmix_sync.netstack.states import State
 
 __all__ = ["expire", "next_timeout"]
@@ -23,6 +24,8 @@ def next_timeout(conn: Conn) -> float:
         due = rcv.ack_at
     if conn.detector.deadline < due:
         due = conn.detector.deadline
+    if conn.pto_at < due:
+        due = conn.pto_at
     if conn.give_up < due:
         due = conn.give_up
     if conn.persist_at < due:
@@ -48,16 +51,39 @@ def expire(conn: Conn, now: float) -> None:
     if conn.detector.deadline <= now:
         lost = conn.detector.detect(conn.snd, conn.rtt, now)
         if lost:
-            conn.cc.on_loss(lost, conn.snd.pipe, now)
+            conn.on_lost(lost, now)
     if conn.give_up <= now:
         conn.fail(conn.soft_error or errno.ETIMEDOUT)
         return
+    if conn.pto_at <= now:
+        _tail_probe(conn, now)
     if conn.rtx_at <= now:
         _retransmission(conn, now)
     if conn.persist_at <= now:
         _persist(conn, now)
     if conn.keep_at <= now:
         _keepalive(conn, now)
+
+
+def _tail_probe(conn: Conn, now: float) -> None:
+    """Send one segment so that the peer tells what it has (RFC 8985 section 7.3)."""
+    snd = conn.snd
+    conn.pto_at = inf
+    if not snd.order or snd.lost_octets or conn.tail_end or wants_data(conn):
+        return  # what waits for a send slot is as good as a probe
+    fresh = snd.unsent()
+    if conn.open and snd.edge > snd.snd_nxt and fresh and (fresh >= conn.mss or not conn.settings.cork):
+        snd.probing = True
+        conn.tail_sent = None
+    else:
+        last = snd.last_in_flight()
+        if last is None:
+            return
+        snd.mark_lost(last)
+        conn.tail_sent = last
+    conn.tail_end = snd.snd_nxt
+    conn.tail_probes += 1
+    conn.rtx_at = now + conn.rtt.rto
 
 
 def _retransmission(conn: Conn, now: float) -> None:
@@ -74,6 +100,12 @@ def _retransmission(conn: Conn, now: float) -> None:
         return
     rtt.on_timeout()
     conn.timeouts += 1
+    conn.pto_at = inf
+    conn.tail_end = 0
+    conn.tail_sent = None
+    if rtt.timeouts == 1:
+        conn.episode.begin(snd.snd_una, snd.snd_nxt)
+        conn.detector.new_recovery()
     conn.cc.on_timeout(snd.pipe, rtt.timeouts, now)
     conn.detector.on_timeout(snd, rtt, now)
 
