@@ -107,7 +107,11 @@ class Connection:
             event = self.http.next_event()
             if event is not h11.NEED_DATA:
                 return event
-            self.http.receive_data(self.receive(deadline))
+            data = self.receive(deadline)
+            if data and self.received == len(data) and not b"HTTP/".startswith(data[:5]):
+                # h11 would wait for the end of a head that may never come: a mail server's greeting has none.
+                raise h11.RemoteProtocolError("the answer does not begin with HTTP/")
+            self.http.receive_data(data)
 
     def is_alive(self) -> bool:
         """Tell whether an idle connection can still be used: nothing may have arrived on it."""

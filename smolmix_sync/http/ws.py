@@ -155,23 +155,39 @@ class MixWebSocketApp(_client.WebSocketApp):
         if "socket" in options:
             raise TypeError("the socket is made in the tunnel")
         self._mix_options = (tunnel, connect_timeout, ssl_context)
-        self._mix_socket: _Handshake | None = None
+        self._mix_socket: _Handshake | None = None  # its handshake is under way
+        self._mix_handle: _Handshake | None = None
         user_open = on_open
         super().__init__(url, header=header, on_open=user_open, **options)
 
     @property
     def prepared_socket(self) -> Any:
         """A new connected socket for every attempt; read by ``run_forever``."""
-        self._mix_socket = _open(self.url, *self._mix_options)
+        self._mix_close()
+        self._mix_socket = self._mix_handle = _open(self.url, *self._mix_options)
         return self._mix_socket
 
     @prepared_socket.setter
     def prepared_socket(self, value: object) -> None:
         pass  # the base class stores its argument, which is None
 
+    def run_forever(self, *args: Any, **options: Any) -> bool:
+        """Connect and call back until the connection ends; as ``WebSocketApp.run_forever``."""
+        try:
+            return bool(super().run_forever(*args, **options))
+        finally:
+            self._mix_close()
+
+    def _mix_close(self) -> None:
+        # The library forgets a socket whose server closed first.
+        handle, self._mix_handle = self._mix_handle, None
+        if handle is not None:
+            handle.close()
+
     def _callback(self, callback: Any, *args: Any) -> None:
-        # The first callback of a connection comes right after its handshake.
+        # The first callback of a connection comes right after its handshake, or its failure.
         sock, self._mix_socket = self._mix_socket, None
-        if sock is not None:
+        current_sock: Any = self.sock.sock if self.sock is not None else None
+        if sock is not None and current_sock is sock:
             sock.finished(_client.getdefaulttimeout())
         super()._callback(callback, *args)
