@@ -193,6 +193,7 @@ def bind(self: Any, address: Any) -> None:
     target = parse("bind", flow.family, address, name_resolver(flow))
     if flow.bound or flow.pump is not None or flow.state is not FlowState.NEW:
         raise os_error(errno.EINVAL)
+    nursery.sweep()  # closed sockets give their ports up first
     rules = policy.active
     host, number = target[0], target[1]
     if is_loopback(host) and rules.loopback != "mix":
@@ -261,6 +262,8 @@ def listen(self: Any, backlog: int = 128) -> None:
         CSocket.listen(self, backlog)
         return
     backlog = max(0, backlog.__index__())
+    if backlog > 0x7FFFFFFF:
+        raise OverflowError("signed integer is greater than maximum")
     if not flow.stream:
         raise os_error(errno.EOPNOTSUPP)
     if flow.state not in (FlowState.NEW, FlowState.LISTEN):
@@ -311,7 +314,7 @@ def _accept(self: Any) -> tuple[int, Any]:
     os.set_inheritable(fd, False)
     accepted = by_cookie.get(cookie)
     if accepted is None:  # a process that inherited the listener: the reactor is elsewhere
-        accepted = Flow(flow.family, SOCK_STREAM, flow.proto)
+        accepted = type(flow)(flow.family, SOCK_STREAM, flow.proto)
         accepted.cookie = cookie
         accepted.state = FlowState.ESTABLISHED
         accepted.device = flow.device

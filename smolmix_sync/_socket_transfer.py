@@ -150,6 +150,7 @@ def recvfrom(self: Any, bufsize: int, flags: int = 0) -> tuple[bytes, Any]:
         raise ValueError("negative buffersize in recvfrom")
     record, _, _, _ = CSocket.recvmsg(self, bufsize + BLOCK.size, 0, flags)
     if not record:
+        _after_end(flow)
         return b"", None
     return record[BLOCK.size :], _source(flow, record[: BLOCK.size])
 
@@ -170,6 +171,7 @@ def recvfrom_into(self: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> tu
     block = bytearray(BLOCK.size)
     count, _, _, _ = CSocket.recvmsg_into(self, [block, view[:nbytes] if nbytes else view], 0, flags)
     if not count:
+        _after_end(flow)
         return 0, None
     return count - BLOCK.size, _source(flow, block)
 
@@ -183,11 +185,14 @@ def recvmsg(
         return CSocket.recvmsg(self, bufsize, ancbufsize, flags)
     if bufsize < 0:
         raise ValueError("negative buffer size in recvmsg()")
+    if ancbufsize < 0:
+        raise ValueError("invalid ancillary data buffer length")
     if flow.stream:
         data = recv(self, bufsize, flags)
         return data, [], 0, None
     data, ancillary, shown, _ = CSocket.recvmsg(self, bufsize + BLOCK.size, ancbufsize, flags)
     if not data:
+        _after_end(flow)
         return b"", ancillary, shown, None
     return data[BLOCK.size :], ancillary, shown & _TRUNC, _source(flow, data[: BLOCK.size])
 
@@ -214,6 +219,7 @@ def recvmsg_into(
     block = bytearray(BLOCK.size)
     count, ancillary, shown, _ = CSocket.recvmsg_into(self, [block, *buffers], ancbufsize, flags)
     if not count:
+        _after_end(flow)
         return 0, ancillary, shown, None
     return count - BLOCK.size, ancillary, shown & _TRUNC, _source(flow, block)
 
@@ -292,6 +298,23 @@ def _destination(self: Any, flow: Flow, address: Any, caller: str) -> tuple[Verd
     return verdict, target
 
 
+def _check_bytes(data: Any) -> None:
+    try:
+        memoryview(data).release()
+    except TypeError:
+        raise TypeError(f"a bytes-like object is required, not '{type(data).__name__}'") from None
+
+
+def _check_ancillary(ancdata: Any) -> None:
+    """Raise what C raises for ancillary data it cannot read."""
+    for item in ancdata:
+        if not isinstance(item, tuple) or len(item) != 3:
+            raise TypeError("[sendmsg() ancillary data items] must be a sequence of 3 items")
+        item[0].__index__()
+        item[1].__index__()
+        _check_bytes(item[2])
+
+
 def sendto(self: Any, data: Any, *args: Any) -> int:
     """sendto(data[, flags], address) -> count."""
     flow = datagram_flow(self)
@@ -306,9 +329,7 @@ def sendto(self: Any, data: Any, *args: Any) -> int:
         flags, address = args
     else:
         raise TypeError(f"sendto() takes 2 or 3 arguments ({1 + len(args)} given)")
-    if isinstance(data, str):
-        raise TypeError("a bytes-like object is required, not 'str'")
-    memoryview(data).release()
+    _check_bytes(data)
     if not isinstance(flags, int):
         raise TypeError(f"{type(flags).__name__!r} object cannot be interpreted as an integer")
     sys.audit("socket.sendto", self, address)
@@ -327,6 +348,9 @@ def sendmsg(self: Any, buffers: Any, ancdata: Any = (), flags: int = 0, address:
             return CSocket.sendmsg(self, buffers, ancdata, flags)
         return CSocket.sendmsg(self, buffers, ancdata, flags, address)
     # Ancillary data has no meaning on TCP and UDP here, and must not reach the pair: it could pass descriptors.
+    _check_ancillary(ancdata)
+    if address is not None and not isinstance(address, tuple):
+        raise TypeError(f"sendmsg(): address must be tuple, not {type(address).__name__}")
     if flow.stream:
         if flow.state is not FlowState.ESTABLISHED:
             _check_writable(self, flow)

@@ -21,6 +21,7 @@ __all__ = [
     "IprDenied",
     "IprError",
     "LeakBlocked",
+    "NetworkDown",
     "NoExit",
     "SetupTimeout",
     "SmolmixError",
@@ -75,6 +76,17 @@ class TunnelClosed(TunnelError):
 
 class TunnelFailed(TunnelError):
     """The tunnel could not be set up, or was lost beyond its grace period."""
+
+
+class NetworkDown(TunnelError):
+    """ENETDOWN as a socket raises it: the tunnel is down. Its ``args`` and words are those of a kernel's error."""
+
+    def __init__(self, errno: int = _errno.ENETDOWN, message: str = "Network is down") -> None:
+        super().__init__(message, errno)
+        self.args = (errno, message)
+
+    def __str__(self) -> str:
+        return f"[Errno {self.errno}] {self.strerror}"
 
 
 class SetupTimeout(TunnelError):

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from smolmix_sync.errors import NetworkDown
+
 __all__ = [
     "CSocket",
     "allocate_lock",
@@ -119,6 +121,8 @@ def os_error(number: int, message: str | None = None) -> OSError:
     Raise it without a name: a frame that holds its own exception is a cycle, and keeps the socket open until
     the collector comes.
     """
+    if number == errno.ENETDOWN:
+        return NetworkDown(number, message or os.strerror(number))
     return OSError(number, message or os.strerror(number))
 
 

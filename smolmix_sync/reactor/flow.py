@@ -180,13 +180,18 @@ def find(sock: _socket.socket) -> Flow | None:
 def remember_fd(fd: int, flow: Flow | None) -> None:
     """Note which flow *fd* belongs to now (None: none), and let go of a dead flow that had the number before."""
     old = by_fd.get(fd)
-    if old is not None and old is not flow and old.end is None:
+    if old is not None and old is not flow and old.end is None and not _elsewhere(old, fd):
         by_cookie.pop(old.cookie, None)  # its end is closed: nobody will tell us that the application's was
     if flow is None:
         by_fd.pop(fd, None)
     else:
         by_fd[fd] = flow
         flow.fd = fd
+
+
+def _elsewhere(flow: Flow, fd: int) -> bool:
+    """Tell whether another descriptor than *fd* was seen with *flow*: a duplicate outlives the number."""
+    return any(other is flow and number != fd for number, other in list(by_fd.items()))
 
 
 _high_fds = True
