@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from smolmix_sync.address import Recipient
     from smolmix_sync.client import IpMixStream, MixnetClient
     from smolmix_sync.config import TunnelConfig
+    from smolmix_sync.daemon import AttachedTunnel, attach
     from smolmix_sync.errors import (
         ExitPolicyError,
         GatewayAuthError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         IprDenied,
         IprError,
         LeakBlocked,
+        NetworkDown,
         NoExit,
         SetupTimeout,
         SmolmixError,
@@ -65,11 +67,12 @@ _WHERE = {
     **dict.fromkeys(("Recipient",), "address"),
     **dict.fromkeys(("IpMixStream", "MixnetClient"), "client"),
     **dict.fromkeys(("TunnelConfig",), "config"),
+    **dict.fromkeys(("AttachedTunnel", "attach"), "daemon"),
     **dict.fromkeys(
         (
             "ExitPolicyError", "GatewayAuthError", "GatewayBandwidthError", "GatewayError", "IprDenied", "IprError",
-            "LeakBlocked", "NoExit", "SetupTimeout", "SmolmixError", "TopologyError", "TunnelClosed", "TunnelError",
-            "TunnelFailed", "TunnelNotReady",
+            "LeakBlocked", "NetworkDown", "NoExit", "SetupTimeout", "SmolmixError", "TopologyError", "TunnelClosed",
+            "TunnelError", "TunnelFailed", "TunnelNotReady",
         ),
         "errors",
     ),
@@ -88,6 +91,7 @@ _WHERE = {
 }  # fmt: skip
 
 __all__ = [
+    "AttachedTunnel",
     "ExitPolicyError",
     "Forward",
     "GatewayAuthError",
@@ -102,6 +106,7 @@ __all__ = [
     "MixSocket",
     "MixWebSocketApp",
     "MixnetClient",
+    "NetworkDown",
     "NoExit",
     "Patch",
     "Recipient",
@@ -120,6 +125,7 @@ __all__ = [
     "TunnelState",
     "TunnelStats",
     "__version__",
+    "attach",
     "connect",
     "disconnect",
     "fetch",

@@ -400,8 +400,8 @@ class TunnelConfig:
     # The process.
     fork: str = _setting(
         "own",
-        "A child's next use: own (a new tunnel and identity) or deny (ENETDOWN).",
-        _one_of("own", "deny"),
+        "A child's next use: own (a new tunnel and identity), parent (the parent's tunnel) or deny (ENETDOWN).",
+        _one_of("own", "parent", "deny"),
     )
     max_redirects: int = _setting(5, "Redirects followed by fetch.", _between(0, 100), wasm="maxRedirects")
     debug: bool = _setting(False, "Log packets at DEBUG level.", _boolean, wasm="debug")

@@ -8,6 +8,7 @@ Source: design.md sections 6 and 8a; spec/sockets.md section 14 for fork.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -473,6 +474,10 @@ _default_config: TunnelConfig | None = None
 _failed_at = 0.0
 _denied = False
 _lock = _originals.allocate_lock()
+#: Where this process serves its children, and where it is served by its parent.
+_handout_path = ""
+_parent_path = ""
+_attached: dict[str, provider.TunnelPort] = {}
 
 #: Ours: a default tunnel that failed is not tried again within this time; programs retry in tight loops.
 _RETRY_AFTER = 2.0
@@ -498,7 +503,30 @@ def current() -> Tunnel:
         if tunnel is None or tunnel.state is TunnelState.SHUTDOWN:
             tunnel = _default = Tunnel(_default_config or TunnelConfig.load(), wait=False)
             _failed_at = _originals.monotonic()
+            _serve_children(tunnel)
         return tunnel
+
+
+def provide() -> provider.TunnelPort:
+    """Return what sockets without a tunnel of their own use (design.md decision 15a).
+
+    The daemon of ``SMOLMIX_DAEMON``; in a forked child of a process with ``fork="parent"`` the parent's tunnel; else
+    the tunnel of this process.
+    """
+    path = os.environ.get("SMOLMIX_DAEMON") or _parent_path
+    if not path:
+        return current()
+    if path not in _attached:
+        _attached[path] = importlib.import_module("smolmix_sync.daemon").attach(path)
+    return _attached[path]
+
+
+def _serve_children(tunnel: Tunnel) -> None:
+    """Open the hand-out channel for children, before there are any."""
+    global _handout_path
+    if tunnel.config.fork == "parent":
+        parent = importlib.import_module("smolmix_sync.daemon.parent")
+        _handout_path = str(parent.serve_children(tunnel))
 
 
 def connect(config: TunnelConfig | None = None, **options: Any) -> Tunnel:
@@ -524,6 +552,7 @@ def connect(config: TunnelConfig | None = None, **options: Any) -> Tunnel:
             wait = options.pop("wait", True)
             tunnel = _default = Tunnel(config, wait=False, **options)
             _default_config = tunnel.config
+            _serve_children(tunnel)
             options["wait"] = wait
     if options.get("wait", True):
         tunnel.wait_ready(tunnel.config.connect_timeout + 5.0)
@@ -560,15 +589,18 @@ def set_debug(on: bool = True) -> None:
 
 def resolve(host: str, family: int = 0) -> list[str]:
     """Return the addresses of *host*, asked through the tunnel of this process."""
-    return current().resolve(host, family)
+    found: list[str] = provide().device.resolver.lookup(host, family)
+    return found
 
 
 mix_resolve = mix_dns = resolve
 
 
 def _after_fork_in_child() -> None:
-    global _default, _lock, _denied
+    global _default, _lock, _denied, _parent_path, _handout_path
     _lock = _originals.allocate_lock()
+    if _default is not None and _handout_path:
+        _parent_path, _handout_path = _handout_path, ""
     if _default is not None and _default.config.fork == "deny":
         _denied = True
     _abandoned.extend(_tunnels)
@@ -587,4 +619,4 @@ def _flush_at_exit() -> None:
 
 _originals.run_in_child(_after_fork_in_child)
 _originals.run_at_exit(_flush_at_exit)
-provider.install(current)
+provider.install(provide)

@@ -7,6 +7,7 @@ resets, else it ends well. UDP 7 echoes. Port 1 refuses.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import struct
@@ -24,9 +25,9 @@ from smolmix_sync.socket import MixSocket
 
 
 def echo(sock: Any) -> None:
-    while data := sock.recv(65536):
-        sock.sendall(data)
-    sock.close()
+    with sock, contextlib.suppress(OSError):
+        while data := sock.recv(65536):
+            sock.sendall(data)
 
 
 def reset(sock: Any) -> None:
@@ -91,9 +92,10 @@ def echo_datagrams(port: Any) -> None:
     sock.bind((V4, 7))
 
     def run() -> None:
-        while True:
-            data, source = sock.recvfrom(65536)
-            sock.sendto(data, source)
+        with contextlib.suppress(OSError):
+            while True:
+                data, source = sock.recvfrom(65536)
+                sock.sendto(data, source)
 
     threading.Thread(target=run, daemon=True).start()
 

@@ -202,6 +202,57 @@ def test_inherited_socket_works_in_a_forked_child(tunnel: AttachedTunnel) -> Non
         assert sock.recv(10) == b"parent"
 
 
+def test_environment_names_the_daemon_for_a_program_that_knows_nothing(served: Any) -> None:
+    script = (
+        "import smolmix_sync; smolmix_sync.patch_all()\n"
+        f"import socket; s = socket.create_connection(({V4!r}, 13), 5)\n"
+        "print(s.makefile().read().strip())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "SMOLMIX_DAEMON": str(served.path)},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.stdout == "hello\n", done.stderr
+
+
+def test_duplicate_is_known_after_the_original_is_closed(tunnel: AttachedTunnel) -> None:
+    sock = tunnel.create_connection((V4, 7), 5)
+    copy = sock.dup()
+    sock.close()
+    others = [tunnel.create_connection((V4, 7), 5) for _ in range(3)]  # one of them gets the number
+    assert copy.getpeername() == (V4, 7)
+    copy.sendall(b"copy")
+    assert copy.recv(10) == b"copy"
+    for one in (copy, *others):
+        one.close()
+
+
+GREEN = """
+import gevent.monkey; gevent.monkey.patch_all()
+import gevent, gevent.pool, socket, sys, time
+import smolmix_sync; smolmix_sync.patch_all()
+ticks = []
+def tick():
+    while True:
+        ticks.append(time.monotonic()); gevent.sleep(0.01)
+gevent.spawn(tick)
+def fetch(number):
+    with socket.create_connection((sys.argv[1], 7), 30) as sock:
+        sock.sendall(b"%d" % number)
+        return int(sock.recv(100))
+assert gevent.pool.Pool(200).map(fetch, range(200)) == list(range(200))
+print(max(b - a for a, b in zip(ticks, ticks[1:])) < 1.0)
+"""
+
+
+def test_two_hundred_greenlets_share_the_daemon_and_none_holds_the_hub(served: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GREEN, V4], env={**os.environ, "SMOLMIX_DAEMON": str(served.path)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
+
+
 # --- what is left behind ---
 
 
@@ -243,8 +294,8 @@ def test_five_hundred_sockets_at_once_and_no_descriptor_left_after(
 def test_sockets_of_one_process_are_bounded(serve: Any) -> None:
     tunnel = attach(serve(limit=5).path)
     held = [tunnel.create_connection((V4, 7), 5) for _ in range(5)]
-    with pytest.raises(OSError, match="too many") as caught:
-        tunnel.udp_socket().sendto(b"x", (V4, 7))
+    with tunnel.udp_socket() as one_too_many, pytest.raises(OSError, match="too many") as caught:
+        one_too_many.sendto(b"x", (V4, 7))
     assert caught.value.errno == errno.EMFILE
     held.pop().close()
     assert until(lambda: flows_of(tunnel) == 4)
@@ -315,6 +366,18 @@ def test_second_daemon_on_the_same_path_is_refused(served: Any) -> None:
         assert second.stderr is not None
         assert "serves" in second.stderr.read()
         assert second.wait(10) == 1
+
+
+def test_datagram_socket_raises_when_the_daemon_dies(serve: Any) -> None:
+    served = serve()
+    with attach(served.path).udp_socket() as sock:
+        sock.settimeout(5)
+        sock.sendto(b"x", (V4, 7))
+        sock.recv(10)
+        served.kill()
+        with pytest.raises(OSError) as caught:
+            sock.recv(10)
+        assert caught.value.errno == errno.ENETDOWN
 
 
 # --- other languages ---

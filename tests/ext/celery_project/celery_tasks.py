@@ -15,7 +15,7 @@ from smolmix_sync.ext import celery as over_mixnet
 app = Celery("fetches", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 8},
+    broker_transport_options={"visibility_timeout": 5, "unacked_mutex_expire": 2},
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
