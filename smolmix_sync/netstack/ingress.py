@@ -55,7 +55,8 @@ class Ingress:
 
     def receive(self, packet: bytes, now: float, local: bool) -> None:
         """Deliver one packet; *local* when it comes from this stack itself."""
-        counters = self._stack.counters
+        stack = self._stack
+        counters = stack.counters
         counters.packets_in += 1
         counters.octets_in += len(packet)
         try:
@@ -93,9 +94,24 @@ class Ingress:
             elif protocol == (ICMP if version == 4 else ICMPV6):
                 self._icmp(decoded, now)
             else:
+                if version == 6 and not local and stack.config.parameter_problem:
+                    self._unknown_protocol(decoded, packet, now)
                 raise WireError("ip_protocol")
         except WireError as error:
             counters.drop(str(error))
+
+    def _unknown_protocol(self, packet: IpPacket, raw: bytes, now: float) -> None:
+        """Tell an IPv6 peer which next header we do not know (RFC 8200 section 4, RFC 4443 section 3.4)."""
+        if not self._error_limit.allow(now):
+            self._stack.counters.drop("icmp_rate")
+            return
+        pointer = ipv6.next_header_offset(raw) if packet.fragment is None else ipv6.NEXT_HEADER
+        message = icmp.encode(
+            packet.destination, packet.source, 4, 1, pointer.to_bytes(4, "big"), raw[: _QUOTE[16]]
+        )
+        self._stack.send_control(
+            ipv6.encode(packet.destination, packet.source, ICMPV6, message), packet.source
+        )
 
     def _check_addresses(self, packet: IpPacket, local: bool) -> None:
         stack = self._stack
@@ -138,15 +154,20 @@ class Ingress:
             stack.counters.drop(reason)
 
     def _reuse_time_wait(self, conn: Conn, arrived: Segment) -> None:
-        """A new SYN may end TIME-WAIT early (RFC 6191, RFC 1122 section 4.2.2.13)."""
+        """A new SYN may end TIME-WAIT early, unless its timestamp says that it is an old one.
+
+        Source: RFC 6191 section 2; RFC 1122 section 4.2.2.13.
+        """
         rcv = conn.rcv
-        newer_stamp = (
-            conn.timestamps
-            and arrived.tsval is not None
-            and 0 < ((arrived.tsval - conn.ts_recent) & MASK) < 0x80000000
-        )
-        if newer_stamp or from_wire(arrived.seq, rcv.irs, rcv.rcv_nxt) > rcv.rcv_nxt:
+        later = from_wire(arrived.seq, rcv.irs, rcv.rcv_nxt) > rcv.rcv_nxt
+        if conn.timestamps and arrived.tsval is not None:
+            age = (arrived.tsval - conn.ts_recent) & MASK
+            fresh = 0 < age < 0x80000000 or (age == 0 and later)
+        else:
+            fresh = later
+        if fresh:
             conn.finish()
+            self._stack.retire(conn)
 
     def _no_connection(self, packet: IpPacket, arrived: Segment, key: bytes, raw: bytes, now: float) -> None:
         stack = self._stack

@@ -7,9 +7,20 @@ import struct
 from smolmix_sync.errors import WireError
 from smolmix_sync.netstack.ip import HOP_LIMIT, Fragment, IpPacket
 
-__all__ = ["HEADER_SIZE", "decode_untrusted", "encode", "fragment", "header", "upper_layer"]
+__all__ = [
+    "HEADER_SIZE",
+    "NEXT_HEADER",
+    "decode_untrusted",
+    "encode",
+    "fragment",
+    "header",
+    "next_header_offset",
+    "upper_layer",
+]
 
 HEADER_SIZE = 40
+NEXT_HEADER = 6
+"""Offset of the next-header field in the fixed header."""
 _HEADER = struct.Struct("!IHBB16s16s")
 _FRAGMENT = struct.Struct("!BBHI")
 _HOP_BY_HOP = 0
@@ -21,9 +32,11 @@ _DESTINATION_OPTIONS = 60
 _MAX_EXTENSIONS = 8
 
 
-def header(source: bytes, destination: bytes, next_header: int, payload_size: int) -> bytes:
-    """Return a 40-octet header with traffic class and flow label 0."""
-    return _HEADER.pack(0x60000000, payload_size, next_header, HOP_LIMIT, source, destination)
+def header(
+    source: bytes, destination: bytes, next_header: int, payload_size: int, flow_label: int = 0
+) -> bytes:
+    """Return a 40-octet header with traffic class 0."""
+    return _HEADER.pack(0x60000000 | flow_label, payload_size, next_header, HOP_LIMIT, source, destination)
 
 
 def encode(source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
@@ -82,6 +95,17 @@ def upper_layer(next_header: int, data: bytes) -> tuple[int, bytes, Fragment | N
         else:
             return next_header, data[offset:] if offset else data, None
     raise WireError("ipv6_extension")
+
+
+def next_header_offset(packet: bytes) -> int:
+    """Return where in a packet that decoded well the number of its upper layer stands."""
+    field, offset, next_header = NEXT_HEADER, HEADER_SIZE, packet[NEXT_HEADER]
+    while next_header in (_HOP_BY_HOP, _DESTINATION_OPTIONS, _ROUTING, _FRAGMENT_HEADER):
+        field = offset
+        size = _FRAGMENT.size if next_header == _FRAGMENT_HEADER else 8 + 8 * packet[offset + 1]
+        next_header = packet[offset]
+        offset += size
+    return field
 
 
 def decode_untrusted(packet: bytes) -> IpPacket:

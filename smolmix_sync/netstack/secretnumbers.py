@@ -1,6 +1,7 @@
-"""Numbers that must be unpredictable to others: ISNs, timestamp offsets, port offsets.
+"""Numbers that must be unpredictable to others: ISNs, timestamp, port and flow label offsets.
 
-Source: RFC 6528 (ISN), RFC 7323 section 5.4 (timestamp offset), RFC 6056 section 3.3.3 (ports).
+Source: RFC 6528 (ISN), RFC 7323 section 5.4 (timestamp offset), RFC 6056 section 3.3.3 (ports),
+RFC 6437 section 3 (flow label).
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class SecretNumbers:
     def port_offset(self, key: bytes) -> int:
         """Return where the port search for one destination starts."""
         return self._hash(b"port", key)
+
+    def flow_label(self, key: bytes) -> int:
+        """Return the IPv6 flow label of the connection *key*: 20 bits that only we can link."""
+        return self._hash(b"flow", key) & 0xFFFFF
 
     def random16(self) -> int:
         """Return 16 random bits."""

@@ -123,9 +123,26 @@ class SegmentWriter:
     header's integers, so no header is serialised twice.
     """
 
-    __slots__ = ("_constant", "_headers", "_v6", "destination", "destination_port", "source", "source_port")
+    __slots__ = (
+        "_constant",
+        "_flow_label",
+        "_headers",
+        "_v6",
+        "destination",
+        "destination_port",
+        "source",
+        "source_port",
+    )
 
-    def __init__(self, source: bytes, source_port: int, destination: bytes, destination_port: int) -> None:
+    def __init__(
+        self,
+        source: bytes,
+        source_port: int,
+        destination: bytes,
+        destination_port: int,
+        flow_label: int = 0,
+    ) -> None:
+        self._flow_label = flow_label
         self.source = source
         self.source_port = source_port
         self.destination = destination
@@ -143,8 +160,10 @@ class SegmentWriter:
     def _ip_header(self, size: int) -> bytes:
         head = self._headers.get(size)
         if head is None:
-            make = ipv6.header if self._v6 else ipv4.header
-            head = make(self.source, self.destination, TCP, size)
+            if self._v6:
+                head = ipv6.header(self.source, self.destination, TCP, size, self._flow_label)
+            else:
+                head = ipv4.header(self.source, self.destination, TCP, size)
             if len(self._headers) < _MAX_CACHED_HEADERS:
                 self._headers[size] = head
         return head

@@ -30,6 +30,7 @@ from smolmix_sync.netstack.recovery import RttEstimator
 from smolmix_sync.netstack.scheduler import Scheduler
 from smolmix_sync.netstack.secretnumbers import SecretNumbers
 from smolmix_sync.netstack.segment import Segment, SegmentWriter
+from smolmix_sync.netstack.seqnum import MASK
 from smolmix_sync.netstack.states import State
 from smolmix_sync.netstack.timeouts import expire
 from smolmix_sync.netstack.udp import Datagram, PacketQueue, Udp
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from smolmix_sync.netstack.events import StackObject
 
 __all__ = ["Stack"]
+
+# Ours (as Linux): room after the last number of the connection before, more than an unscaled window.
+_BEYOND_OLD = 65537
 
 
 class Stack:
@@ -90,6 +94,7 @@ class Stack:
         self._ingress = Ingress(self)
         self._raw = PacketQueue(self.config.udp_sndbuf)
         self._datagrams = 0
+        self._retired: tuple[bytes, int] | None = None
         self.set_addresses(v4, v6)
 
     # -- below: packets and time
@@ -247,6 +252,7 @@ class Stack:
                 if old.state is not State.TIME_WAIT:
                     raise OSError(_errno.EADDRINUSE, "address in use")
                 old.finish()
+                self.retire(old)
         else:
             local_port = self._ports.for_connection(
                 pair + tail, lambda number: pair + tail + number.to_bytes(2, "big") in self.connections
@@ -494,13 +500,14 @@ class Stack:
         loop = self._addresses.is_local(destination)
         key = destination + source + port.to_bytes(2, "big") + source_port.to_bytes(2, "big")
         now = self.now
+        label = self._numbers.flow_label(key) if len(source) == 16 else 0
         conn = Conn(
             self,
-            SegmentWriter(source, source_port, destination, port),
+            SegmentWriter(source, source_port, destination, port, label),
             settings,
             self.config,
             key=key,
-            iss=self._numbers.isn(key, now),
+            iss=self._first_number(key, now),
             ts_offset=self._numbers.timestamp_offset(key[:-4]),
             tx_mtu=self.config.loopback_mtu if loop else self._path_mtu.get(destination, self._tx_mtu, now),
             rx_mtu=self.config.loopback_mtu if loop else self._rx_mtu,
@@ -510,6 +517,19 @@ class Stack:
             conn.rtt.rto = max(self.config.rto_initial, self._handshakes.rto)
         self.connections[key] = conn
         return conn
+
+    def _first_number(self, key: bytes, now: float) -> int:
+        """Return the ISN, beyond the numbers of a connection whose TIME-WAIT just ended early."""
+        iss = self._numbers.isn(key, now)
+        if self._retired is not None and self._retired[0] == key:
+            last = self._retired[1]
+            if (iss - last) & MASK >= 1 << 31:
+                iss = (last + _BEYOND_OLD) & MASK
+        return iss
+
+    def retire(self, conn: Conn) -> None:
+        """Remember the last number of a connection in TIME-WAIT whose ports are used again (RFC 6191)."""
+        self._retired = (conn.key, (conn.snd.iss + conn.snd.snd_nxt) & MASK)
 
     def passive_open(self, listener: Listener, packet: IpPacket, arrived: Segment, key: bytes) -> None:
         """Answer a SYN to *listener*.

@@ -556,6 +556,44 @@ def test_a_newer_syn_reuses_time_wait(newer: bool) -> None:
         assert conn.state is State.TIME_WAIT
 
 
+@pytest.mark.parametrize(("stamp", "seq", "reused"), [(1, -1000, True), (-5, 1000, False), (0, 1000, True)])
+def test_with_timestamps_the_stamp_decides_about_time_wait(stamp: int, seq: int, reused: bool) -> None:
+    book = Playbook()
+    listener = book.listen(port=80)
+    book.into("S", 0, mss=1460, sack_ok=True, wscale=7, ts=(1000, 0))
+    book.out("SA", seq=0, ack=1)
+    book.timestamps = True
+    book.into("A", 1, 1)
+    conn = listener.accept()
+    assert conn is not None
+    conn.close()
+    book.out("FA", seq=1)
+    book.into("FA", 1, 2)
+    book.out("A")
+    book.into("S", seq, ts=(conn.ts_recent + stamp, 0))
+    assert (conn.state is State.CLOSED) is reused
+    assert bool([got for got in book.pull() if got.flags == "SA"]) is reused
+
+
+def test_a_reused_pair_of_ports_starts_beyond_the_numbers_of_the_old_connection() -> None:
+    book = Playbook()
+    conn = book.connect(local_port=50000)
+    book.out("S")
+    book.into("SA", 0, 1, mss=1460)
+    book.out("A")
+    # More than the ISN clock's 250 000 a second.
+    conn.snd.iss = (conn.snd.iss + 3_000_000) & 0xFFFFFFFF
+    last = conn.snd.iss + 2
+    book.iss = conn.snd.iss
+    conn.close()
+    book.out("FA")
+    book.into("FA", 1, 2)
+    book.out("A")
+    again = book.connect(local_port=50000)
+    assert again.snd.iss == (last + 65537) & 0xFFFFFFFF
+    assert book.connect(local_port=50001).snd.iss != (last + 65537) & 0xFFFFFFFF
+
+
 def test_our_own_port_is_reused_after_time_wait() -> None:
     book = Playbook()
     conn = book.connect(local_port=50000)

@@ -8,21 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.netsim import Deadlock, NetSim, Spin, TimeLimit, Transfer, seeded_urandom
+from support.netsim_scenarios import LINUX
 
 from smolmix_sync.netstack import Conn, Stack, StackConfig, State, TcpSettings
 from smolmix_sync.netstack.checksum import internet_checksum, transport_checksum
 
 A, B = "10.0.0.2", "10.0.0.1"
 A6, B6 = "fd00::2", "fd00::1"
-
-LINUX = StackConfig(
-    tcp=TcpSettings(sndbuf=4 << 20, rcvbuf=4 << 20),
-    rx_mtu=1500,
-    ack_every=2,
-    ack_delay=0.040,
-    ooo_ack_delay=0.0,
-    rto_min=0.2,
-)
 
 
 def hosts(

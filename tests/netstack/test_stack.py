@@ -324,6 +324,48 @@ def test_unknown_protocols_and_icmp_types_are_counted() -> None:
     )
 
 
+def test_an_unknown_ipv6_protocol_is_answered_only_when_asked_for() -> None:
+    from smolmix_sync.netstack import ipv6
+    from smolmix_sync.netstack.addresses import pack
+
+    peer, ours = pack("fd00::9"), pack("fd00::1")
+    destination_options = bytes((200, 0, 1, 4, 0, 0, 0, 0))
+    packet = ipv6.encode(peer, ours, 60, destination_options + b"data")
+    quiet, _ = stacks()
+    quiet.receive_data(packet, 0.0)
+    assert quiet.data_to_send(0.0) == []
+    a, _ = stacks(parameter_problem=True, icmp_rate=1.0)
+    a.receive_data(packet, 0.0)
+    (answer,) = a.data_to_send(0.0)
+    assert answer[6] == 58
+    assert answer[40:42] == b"\x04\x01"
+    assert int.from_bytes(answer[44:48], "big") == 40  # the options' next-header field
+    assert answer[48:] == packet
+    a.receive_data(ipv6.encode(peer, ours, 201, b""), 0.0)
+    assert a.data_to_send(0.0) == []
+    assert (a.counters.drops["ip_protocol"], a.counters.drops["icmp_rate"]) == (2, 1)
+    # A fragment names its protocol only at the start of the whole: the fixed header must do.
+    a.receive_data(ipv6.fragment(peer, ours, 202, bytes(100), 96, 7)[0], 5.0)
+    a.receive_data(ipv6.fragment(peer, ours, 202, bytes(100), 96, 7)[1], 5.0)
+    a.receive_data(ipv6.fragment(peer, ours, 202, bytes(100), 96, 7)[2], 5.0)
+    (answer,) = a.data_to_send(5.0)
+    assert int.from_bytes(answer[44:48], "big") == 6
+    assert ipv6.next_header_offset(ipv6.fragment(peer, ours, 202, bytes(8), 1280, 7)[0]) == 40
+
+
+def test_an_ipv6_connection_has_a_flow_label_of_its_own() -> None:
+    a, b = stacks()
+    labels = set()
+    for port in (80, 81, 82):
+        a.connect("fd00::2", port, 0.0)
+        (packet,) = a.data_to_send(0.0)
+        labels.add(int.from_bytes(packet[:4], "big"))
+        b.receive_data(packet, 0.0)
+        assert len(b.data_to_send(0.0)) == 1  # a reset: the packet was valid
+    assert len(labels) == 3
+    assert all(label >> 20 == 0x600 for label in labels)
+
+
 def test_a_snapshot_names_every_counter() -> None:
     a, _ = stacks()
     a.receive_data(b"", 0.0)
