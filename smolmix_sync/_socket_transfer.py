@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import operator
 import select
 import sys
 from typing import Any
@@ -310,8 +311,8 @@ def _check_ancillary(ancdata: Any) -> None:
     for item in ancdata:
         if not isinstance(item, tuple) or len(item) != 3:
             raise TypeError("[sendmsg() ancillary data items] must be a sequence of 3 items")
-        item[0].__index__()
-        item[1].__index__()
+        operator.index(item[0])
+        operator.index(item[1])
         _check_bytes(item[2])
 
 

@@ -654,6 +654,23 @@ def test_bare_descriptor_reads_and_writes(world: World) -> None:
     assert os.read(client.fileno(), 100) == b"back"
 
 
+def test_arguments_of_sendmsg_and_recvmsg_are_checked(world: World) -> None:
+    client, server = world.pair()
+    for wrong in (5, [5], [(1, 2)], [(1, 2, "text")], [("a", 1, b"")]):
+        with pytest.raises(TypeError):
+            client.sendmsg([b"x"], wrong)
+    with pytest.raises(TypeError):
+        client.sendmsg([b"x"], [], 0, "address")
+    with pytest.raises(ValueError, match="negative"):
+        server.recvmsg(-1)
+    with pytest.raises(ValueError, match="ancillary"):
+        server.recvmsg(1, -1)
+    with pytest.raises(OverflowError):
+        world.tcp().listen(2**31)
+    with pytest.raises(TypeError, match="a bytes-like object is required, not 'complex'"):
+        world.udp().sendto(1j, (world.host, 9))
+
+
 def test_selectors_report_readiness(world: World) -> None:
     client, server = world.pair()
     with selectors.DefaultSelector() as selector:
@@ -706,6 +723,14 @@ def test_port_is_free_again_after_close(world: World) -> None:
         address = one.getsockname()
         one.close()
         getattr(world, kind)().bind(address)
+
+
+def test_port_of_an_unused_socket_is_free_again_after_close(world: World) -> None:
+    later = world.tcp()  # made before the close, so that making it frees nothing
+    with world.socket() as sock:
+        sock.bind(("", 0))
+        port = sock.getsockname()[1]
+    later.bind(("", port))
 
 
 def test_bound_port_is_in_use(world: World) -> None:
