@@ -548,6 +548,8 @@ class RemoteDevice:
         if end is not None:
             flow.end = None
             end.close()
+        # The port is the daemon's to keep: here nobody is told when the application closes the socket.
+        flows.release_local(flow)
         return channel
 
     def open_stream(self, flow: Flow, address: Address) -> None:
@@ -595,9 +597,12 @@ class RemoteDevice:
         if isinstance(pump, RemotePump):
             return
         local_port = flow.laddr[1] if flow.bound and flow.laddr is not None else 0
-        if flow.reserved is not None and not flow.bound and flow.laddr is not None:
-            local_port = flow.reserved
-        self._synchronous(flow, Request(Op.ATTACH, type=2, local_port=local_port))
+        try:
+            self._synchronous(flow, Request(Op.ATTACH, type=2, local_port=local_port))
+        except OSError:
+            flow.bound, flow.laddr = False, None
+            flows.release_local(flow)
+            raise
 
     def listen(self, flow: Flow, backlog: int) -> None:
         """Have the daemon listen."""

@@ -160,7 +160,7 @@ class DaemonServer:
             except FileNotFoundError:
                 pass
             sock.bind(fresh)
-            sock.listen(128)
+            sock.listen(1024)
             os.rename(fresh, self.path)
         except BaseException:
             sock.close()
@@ -606,14 +606,17 @@ class _Client:
     def _open_datagrams(self, device: Device, flow: ServedFlow, request: Request) -> None:
         from smolmix_sync.reactor.datagrams import open_datagrams
 
-        if flow.laddr is None:
-            number = flows.ports.reserve(flow, request.local_port)
-            flow.laddr = present(flow.family, _ANY[flow.family], number)
-            flow.bound = bool(request.local_port)
+        assert flow.end is not None
         try:
+            if flow.laddr is None:
+                number = flows.ports.reserve(flow, request.local_port)
+                flow.laddr = present(flow.family, _ANY[flow.family], number)
+                flow.bound = bool(request.local_port)
             open_datagrams(device, flow)
-        except OSError:
-            flows.forget(flow)
+        except OSError:  # the client may try another port with the same pair
+            flows.ports.release(flow)
+            flow.laddr = None
+            self._loop.closes.add(flow.end.fileno(), lambda: flows.forget(flow))
             raise
         if request.host:
             _check_destination(request.host)

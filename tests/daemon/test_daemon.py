@@ -25,6 +25,7 @@ from support.loopnet import V4
 
 from smolmix_sync.daemon import AttachedTunnel, attach
 from smolmix_sync.errors import TunnelNotReady
+from smolmix_sync.reactor import flow as flows
 from smolmix_sync.socket import MixSocket
 
 pytestmark = [
@@ -177,6 +178,46 @@ def test_datagrams_go_and_come(tunnel: AttachedTunnel) -> None:
         assert sock.recv(100) == b"two"
 
 
+BINDER = """
+import sys
+from smolmix_sync.daemon import attach
+with attach(sys.argv[1]).udp_socket() as sock:
+    for port in (5000, 5001):
+        try:
+            sock.bind(("0.0.0.0", port))
+        except OSError as problem:
+            print(problem.errno)
+        else:
+            print(sock.getsockname()[1])
+"""
+
+
+def test_ports_of_closed_datagram_sockets_are_free_again(served: Any, tunnel: AttachedTunnel) -> None:
+    ports = set()
+    for _ in range(20):
+        with tunnel.udp_socket() as sock:
+            sock.settimeout(10)
+            sock.sendto(b"x", (V4, 7))
+            sock.recv(10)
+            ports.add(sock.getsockname()[1])
+    assert len(ports) > 1
+    assert not any(flow.stream is False for holders in flows.ports._holders.values() for flow in holders)
+    with tunnel.udp_socket() as first:
+        first.bind(("0.0.0.0", 5000))
+        with tunnel.udp_socket() as second:
+            other = subprocess.run(  # a client of its own: this process knows its own ports
+                [sys.executable, "-c", BINDER, str(served.path)],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert other.stdout.split() == [str(errno.EADDRINUSE), "5001"], other.stderr
+            with pytest.raises(OSError) as caught:
+                second.bind(("0.0.0.0", 5000))
+        assert caught.value.errno == errno.EADDRINUSE
+
+
 def test_name_that_gets_no_answer_is_a_temporary_failure(tunnel: AttachedTunnel) -> None:
     began = time.monotonic()
     with pytest.raises(socket.gaierror) as caught:
@@ -241,7 +282,7 @@ def fetch(number):
         sock.sendall(b"%d" % number)
         return int(sock.recv(100))
 assert gevent.pool.Pool(200).map(fetch, range(200)) == list(range(200))
-print(max(b - a for a, b in zip(ticks, ticks[1:])) < 1.0)
+print(max(b - a for a, b in zip(ticks, ticks[1:])))
 """
 
 
@@ -250,7 +291,8 @@ def test_two_hundred_greenlets_share_the_daemon_and_none_holds_the_hub(served: A
         [sys.executable, "-c", GREEN, V4], env={**os.environ, "SMOLMIX_DAEMON": str(served.path)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.stdout == "True\n", done.stderr
+    # A busy machine may hold anybody for a while; two hundred connects of 10 ms one after the other take longer.
+    assert float(done.stdout) < 2.0, done.stderr
 
 
 # --- what is left behind ---
@@ -430,7 +472,7 @@ def test_descriptors_passed_where_none_belong_are_closed(served: Any, tunnel: At
         rights = array.array("i", [null.fileno(), control.fileno()])
         control.sendmsg([status], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
         assert control.recv(65536)[:4] == b"SMX1"
-        assert served.descriptors() <= before + 1
+        assert until(lambda: served.descriptors() <= before + 1)
 
 
 # --- the protocol page ---
