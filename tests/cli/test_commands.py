@@ -38,7 +38,7 @@ def test_demo_runs_the_legacy_script_and_shows_every_hop() -> None:
     assert time.monotonic() - began < 60
     assert "nightly check done" in done.stdout
     for hop in ("entry", "mix1", "mix2", "mix3", "exit"):
-        line = next(line for line in done.stderr.splitlines() if line.strip().startswith(hop))
+        line = next(line for line in done.stderr.splitlines() if line.startswith(f"  {hop} "))
         assert "packets_in" in line
     for word in ("topology", "gateway", "exit", "ready", "reply SURBs", "acknowledgements"):
         assert word in done.stderr
