@@ -25,7 +25,7 @@ QUICK = [
     if not (name == "D1" and loss)
 ]
 ALL = [(name, *column) for name, columns in REFERENCE.items() for column in columns]
-SLOW = [case for case in ALL if case not in QUICK and case[2] == 0 or case[0] == "U4"]
+SLOW = [case for case in ALL if (case not in QUICK and case[2] == 0) or case[0] == "U4"]
 LONG = [case for case in ALL if case not in QUICK and case not in SLOW]
 
 # An exit's side of localnet: our own stack, which is also what retransmits downloads there.
