@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Collection
@@ -24,11 +23,12 @@ from smolmix_sync.mixnet.topology.fetch import Directory, DirectoryFetch
 from smolmix_sync.mixnet.topology.network_json import decode_network_untrusted
 from smolmix_sync.mixnet.topology.refresh import TopologyRefresher
 from smolmix_sync.mixnet.topology.selection import Exit, choose_exits, entry_candidates, explicit_exit
+from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.nymapi import NymApi, is_loopback
 
 __all__ = ["DirectoryClient"]
 
-_LOG = logging.getLogger("smolmix_sync.reactor.directory")
+_LOG = ReactorLogger("reactor.directory")
 
 #: Ours: rounds of requests before the directory counts as inconsistent; an epoch may change in between.
 _ROUNDS = 2

@@ -10,7 +10,6 @@ Source: design.md decision 3b and section 8a; spec/gateway.md sections 1 and 9.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import time
 from collections import deque
@@ -40,10 +39,11 @@ from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import EntryDetails
 from smolmix_sync.reactor._originals import monotonic
 from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp, limited
+from smolmix_sync.reactor.log import ReactorLogger
 
 __all__ = ["FRAME_LIMIT", "GatewayEndpoint", "GatewayLink", "GatewayRefusal", "endpoints_of"]
 
-_LOG = logging.getLogger("smolmix_sync.reactor.gateway")
+_LOG = ReactorLogger("reactor.gateway")
 
 #: The real client's queue to the gateway. Source: spec/gateway.md 9.4.
 FRAME_LIMIT = 32

@@ -13,7 +13,6 @@ import binascii
 import errno
 import fcntl
 import json
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -26,10 +25,11 @@ from smolmix_sync.config import ConfigError, TunnelConfig
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.client import ClientKeys
 from smolmix_sync.reactor._originals import posix_close
+from smolmix_sync.reactor.log import ReactorLogger
 
 __all__ = ["ClientIdentity", "IdentityStore", "Registration", "storage_folder"]
 
-_LOG = logging.getLogger("smolmix_sync.reactor.identity")
+_LOG = ReactorLogger("reactor.identity")
 
 _FORMAT = 1
 _MAX_FILE = 1 << 20

@@ -8,7 +8,6 @@ Source: design.md sections 7 and 8a; spec/topology.md sections 3, 6 and 8.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -35,12 +34,13 @@ from smolmix_sync.reactor._real import limited
 from smolmix_sync.reactor.directory import DirectoryClient
 from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
 from smolmix_sync.reactor.identity import ClientIdentity, IdentityStore, Registration, storage_folder
+from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.shaper import RealSource, Shaper
 
 __all__ = ["MixnetSession"]
 
-_LOG = logging.getLogger("smolmix_sync.reactor")
+_LOG = ReactorLogger("reactor")
 
 #: Gateways tried in one round when none is pinned.
 _GATEWAY_TRIES = 3

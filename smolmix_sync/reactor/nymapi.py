@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -23,8 +22,6 @@ from smolmix_sync.errors import TopologyError, WireError
 from smolmix_sync.reactor._real import client_tls_context, connect_tcp, limited
 
 __all__ = ["BaseUrl", "HttpAnswer", "NymApi", "http_get"]
-
-_LOG = logging.getLogger("smolmix_sync.reactor.nymapi")
 
 #: Ours: the described page of the main network has about 2.5 MB; ten times that is no answer to our question.
 MAX_BODY = 32 << 20

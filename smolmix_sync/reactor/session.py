@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +44,7 @@ from smolmix_sync.netstack import Stack, StackConfig, TcpSettings
 from smolmix_sync.reactor.bridge import Bridge
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
+from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.probe import ExitProbe
@@ -52,7 +52,7 @@ from smolmix_sync.reactor.resolver import ResolverConfig
 
 __all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
 
-_LOG = logging.getLogger("smolmix_sync.reactor.session")
+_LOG = ReactorLogger("reactor.session")
 
 #: Exits tried while the tunnel is set up for the first time. Source: design.md section 8a.
 _EXIT_TRIES = 2

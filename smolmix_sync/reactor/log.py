@@ -1,0 +1,50 @@
+"""Logging from inside the reactor: records are made in its callback thread.
+
+A handler may block, take a lock that gevent has patched, or open a socket through the tunnel: none of
+that may happen in the reactor's own thread.
+
+Source: design.md section 2 (last paragraph).
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from smolmix_sync.reactor import loop as _loop
+
+__all__ = ["ReactorLogger"]
+
+
+class ReactorLogger:
+    """A logger that can be used in any thread, the reactor's included.
+
+    Args:
+        name: of the logger below ``smolmix_sync.``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(f"smolmix_sync.{name}")
+
+    def _log(self, level: int, message: str, *arguments: object) -> None:
+        for loop in _loop._live:
+            if loop.inside():
+                loop.defer(self._logger.log, level, message, *arguments)
+                return
+        self._logger.log(level, message, *arguments)
+
+    def debug(self, message: str, *arguments: object) -> None:
+        """Log what only a developer wants to know."""
+        self._log(logging.DEBUG, message, *arguments)
+
+    def info(self, message: str, *arguments: object) -> None:
+        """Log a step in the life of something."""
+        self._log(logging.INFO, message, *arguments)
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """Log what somebody should look at."""
+        self._log(logging.WARNING, message, *arguments)
+
+    def exception(self, message: str) -> None:
+        """Log the exception being handled: a bug of ours."""
+        self._log(logging.ERROR, "%s:\n%s", message, traceback.format_exc())
