@@ -42,9 +42,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "cli": frozenset({"", "_version", "errors", "config", "daemon", "fronts", "http", "localnet", "tunnel"}),
     "__main__": frozenset({"cli"}),
     "": frozenset(
-        {"_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey", "http", "fronts", "daemon"}
+        {
+            "_version", "errors", "config", "address", "reactor", "tunnel", "client", "socket", "monkey", "http",
+            "fronts", "daemon",
+        }
     ),
-}
+}  # fmt: skip
 
 #: The sans-IO cores take time and randomness as arguments.
 CORES = ("netstack", "ipr", "mixnet")

@@ -9,16 +9,13 @@ from __future__ import annotations
 import select
 import ssl
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpcore
 import httpx
 
-from smolmix_sync.http.dial import Deadline, dial
+from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
 from smolmix_sync.tunnel import current
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["MixBackend", "MixTransport"]
 
@@ -83,7 +80,7 @@ class _Stream(httpcore.NetworkStream):
 class MixBackend(httpcore.NetworkBackend):
     """The network of httpcore, in a tunnel; None is the tunnel of the process."""
 
-    def __init__(self, tunnel: Tunnel | None = None) -> None:
+    def __init__(self, tunnel: Carrier | None = None) -> None:
         self._tunnel = tunnel
 
     def connect_tcp(
@@ -97,7 +94,7 @@ class MixBackend(httpcore.NetworkBackend):
         """Connect through the tunnel; names are resolved there."""
         tunnel = self._tunnel if self._tunnel is not None else current()
         try:
-            sock = dial(tunnel, host, port, Deadline(timeout or tunnel.config.connect_timeout))
+            sock = dial(tunnel, host, port, Deadline(timeout or connect_limit(tunnel)))
             for option in socket_options or ():
                 sock.setsockopt(*option)
         except TimeoutError as error:
@@ -121,7 +118,7 @@ class MixTransport(httpx.HTTPTransport):
 
     def __init__(
         self,
-        tunnel: Tunnel | None = None,
+        tunnel: Carrier | None = None,
         *,
         verify: ssl.SSLContext | str | bool = True,
         cert: Any = None,

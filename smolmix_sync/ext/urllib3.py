@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import functools
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import urllib3
 import urllib3.connection
 import urllib3.connectionpool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from smolmix_sync.http.dial import Deadline, dial
+from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
 from smolmix_sync.tunnel import current
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = [
     "MixHTTPConnection",
@@ -35,7 +32,7 @@ def _connect(self: Any) -> Any:
     timeout = self.timeout if isinstance(self.timeout, (int, float)) else None
     tunnel = self.mix_tunnel if self.mix_tunnel is not None else current()
     try:
-        sock = dial(tunnel, self._dns_host, self.port, Deadline(timeout or tunnel.config.connect_timeout))
+        sock = dial(tunnel, self._dns_host, self.port, Deadline(timeout or connect_limit(tunnel)))
     except socket.gaierror as error:
         raise NameResolutionError(self.host, self, error) from error
     except TimeoutError as error:
@@ -56,7 +53,7 @@ class MixHTTPConnection(urllib3.connection.HTTPConnection):
         args, options: as for ``urllib3.connection.HTTPConnection``.
     """
 
-    def __init__(self, *args: Any, tunnel: Tunnel | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, tunnel: Carrier | None = None, **options: Any) -> None:
         self.mix_tunnel = tunnel
         super().__init__(*args, **options)
 
@@ -67,7 +64,7 @@ class MixHTTPConnection(urllib3.connection.HTTPConnection):
 class MixHTTPSConnection(urllib3.connection.HTTPSConnection):
     """An HTTPS connection whose socket is made by a tunnel; arguments likewise."""
 
-    def __init__(self, *args: Any, tunnel: Tunnel | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, tunnel: Carrier | None = None, **options: Any) -> None:
         self.mix_tunnel = tunnel
         super().__init__(*args, **options)
 
@@ -95,7 +92,7 @@ class MixPoolManager(urllib3.PoolManager):
         args, options: as for ``urllib3.PoolManager``.
     """
 
-    def __init__(self, *args: Any, tunnel: Tunnel | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, tunnel: Carrier | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self.pool_classes_by_scheme = {
             "http": functools.partial(MixHTTPConnectionPool, tunnel=tunnel),  # type: ignore[dict-item]

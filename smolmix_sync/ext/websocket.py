@@ -7,14 +7,12 @@ long as it does not say how to connect.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import websocket as _client
 
+from smolmix_sync.http.dial import Carrier
 from smolmix_sync.http.ws import MixWebSocketApp, websocket
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["MixWebSocketApp", "WebSocketApp", "create_connection", "websocket"]
 
@@ -29,7 +27,7 @@ def create_connection(
     cookie: str | None = None,
     origin: str | None = None,
     subprotocols: Iterable[str] | None = None,
-    tunnel: Tunnel | None = None,
+    tunnel: Carrier | None = None,
     ssl_context: Any = None,
 ) -> Any:
     """Open a websocket, as ``websocket.create_connection``.

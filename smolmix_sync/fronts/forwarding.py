@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smolmix_sync.fronts.relay import abort, relay
 from smolmix_sync.fronts.server import Front, Refused
-from smolmix_sync.http.dial import ascii_host
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
+from smolmix_sync.http.dial import Carrier, ascii_host
 
 __all__ = ["Forward", "forward"]
 
@@ -28,7 +25,7 @@ class Forward(Front):
         port: int,
         *,
         listen: int = 0,
-        tunnel: Tunnel | None = None,
+        tunnel: Carrier | None = None,
         connect_timeout: float | None = None,
     ) -> None:
         self.host = ascii_host(host)
@@ -52,7 +49,7 @@ def forward(
     port: int,
     *,
     listen: int = 0,
-    tunnel: Tunnel | None = None,
+    tunnel: Carrier | None = None,
     connect_timeout: float | None = None,
 ) -> Forward:
     """Make a TCP port of this machine lead to *host*:*port* behind the tunnel.

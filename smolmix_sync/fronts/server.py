@@ -10,14 +10,11 @@ import os
 import socket
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from smolmix_sync.errors import ExitPolicyError, LeakBlocked
-from smolmix_sync.http.dial import Deadline, dial
+from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
 from smolmix_sync.tunnel import current
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["Front", "Refused", "kind_of"]
 
@@ -85,7 +82,7 @@ class Front:
         address: str = "127.0.0.1",
         port: int = 0,
         *,
-        tunnel: Tunnel | None = None,
+        tunnel: Carrier | None = None,
         password: str | None = None,
         username: str = "smolmix",
         connect_timeout: float | None = None,
@@ -123,17 +120,17 @@ class Front:
         raise NotImplementedError
 
     @property
-    def tunnel(self) -> Tunnel:
+    def tunnel(self) -> Carrier:
         """The tunnel in use."""
         return self._tunnel if self._tunnel is not None else current()
 
-    def connect(self, tunnel: Tunnel, host: str, port: int) -> Any:
+    def connect(self, tunnel: Carrier, host: str, port: int) -> Any:
         """Connect to a destination.
 
         Raises:
             Refused: it cannot be had.
         """
-        limit = tunnel.config.connect_timeout if self._connect_timeout is None else self._connect_timeout
+        limit = connect_limit(tunnel) if self._connect_timeout is None else self._connect_timeout
         try:
             return dial(tunnel, host, port, Deadline(limit))
         except (OSError, ValueError) as error:

@@ -13,13 +13,10 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from smolmix_sync.http.dial import ascii_host, is_local
 from smolmix_sync.socket import MixSocket
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["Association", "pack_address", "unpack_datagram"]
 
@@ -67,7 +64,7 @@ class Association:
         host, port: where the client says it will send from; zeros if it does not know.
     """
 
-    def __init__(self, control: Any, tunnel: Tunnel, host: str, port: int) -> None:
+    def __init__(self, control: Any, tunnel: Any, host: str, port: int) -> None:
         self._control = control
         self._tunnel = tunnel
         self._peer = control.getpeername()[0]

@@ -10,20 +10,17 @@ import base64
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import h11
 
-from smolmix_sync.http.dial import Deadline, ascii_host
+from smolmix_sync.http.dial import Carrier, Deadline, ascii_host, connect_limit
 from smolmix_sync.http.errors import BadResponse, RedirectError
 from smolmix_sync.http.headers import HeaderInput, Headers, merged
 from smolmix_sync.http.pool import Connection, Origin, Pool, pool_of
 from smolmix_sync.http.response import Body, Response
 from smolmix_sync.http.tls import shared_context
 from smolmix_sync.tunnel import current
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["BodyInput", "fetch"]
 
@@ -88,7 +85,7 @@ def fetch(
     max_redirects: int | None = None,
     *,
     stream: bool = False,
-    tunnel: Tunnel | None = None,
+    tunnel: Carrier | None = None,
     ssl_context: Any = None,
 ) -> Response:
     """Fetch *url* through a tunnel.
@@ -124,8 +121,10 @@ def fetch(
         OSError: what the socket, the resolver (``socket.gaierror``) or TLS (``ssl.SSLError``) raised.
     """
     tunnel = tunnel if tunnel is not None else current()
-    limit = tunnel.config.max_redirects if max_redirects is None else max_redirects
-    deadline = Deadline(timeout, tunnel.config.connect_timeout)
+    if max_redirects is None:
+        max_redirects = int(getattr(getattr(tunnel, "config", None), "max_redirects", 5))
+    limit = max_redirects
+    deadline = Deadline(timeout, connect_limit(tunnel))
     pool = pool_of(tunnel)
     request = _first_request(url, method, headers, body, ssl_context)
     history: list[tuple[int, str]] = []
@@ -201,7 +200,7 @@ class _Stale(Exception):
 
 
 def _exchange(
-    tunnel: Tunnel, pool: Pool, request: _Request, deadline: Deadline
+    tunnel: Carrier, pool: Pool, request: _Request, deadline: Deadline
 ) -> tuple[Connection, h11.Response]:
     """Send *request* and read the head of its answer."""
     connection = pool.acquire(tunnel, request.origin, deadline, shared_context)

@@ -10,18 +10,47 @@ from __future__ import annotations
 import errno
 import ipaddress
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from smolmix_sync.errors import LeakBlocked
 
 if TYPE_CHECKING:
     from smolmix_sync.socket import MixSocket
-    from smolmix_sync.tunnel import Tunnel
 
-__all__ = ["Deadline", "ascii_host", "dial", "is_local", "refuse_local", "start_tls"]
+__all__ = [
+    "Carrier",
+    "Deadline",
+    "ascii_host",
+    "connect_limit",
+    "dial",
+    "is_local",
+    "refuse_local",
+    "start_tls",
+]
 
 #: Ours: an address that stays silent while others wait gets this long; the last one gets all that is left.
 _PER_ADDRESS = 20.0
+
+
+class Carrier(Protocol):
+    """What carries connections: a ``Tunnel``, or the daemon's by ``attach()``."""
+
+    def wait_ready(self, timeout: float | None = None, *, fail_fast: bool = False) -> None:
+        """Block until it is READY."""
+        ...
+
+    def resolve(self, host: str, family: int = 0, timeout: float | None = None) -> list[str]:
+        """Return the addresses of a name."""
+        ...
+
+    def create_connection(self, address: tuple[str, int], timeout: float | None = None) -> MixSocket:
+        """Connect."""
+        ...
+
+
+def connect_limit(tunnel: Carrier) -> float:
+    """Return the tunnel's ``connect_timeout``; a daemon's is its own affair, and the default is used."""
+    return float(getattr(getattr(tunnel, "config", None), "connect_timeout", 60.0))
 
 
 class Deadline:
@@ -100,7 +129,7 @@ def refuse_local(host: str, addresses: list[str]) -> None:
         raise LeakBlocked(f"{host} is this machine, which is not in the tunnel")
 
 
-def dial(tunnel: Tunnel, host: str, port: int, deadline: Deadline) -> MixSocket:
+def dial(tunnel: Carrier, host: str, port: int, deadline: Deadline) -> MixSocket:
     """Resolve *host* in the tunnel and connect to the first of its addresses that answers.
 
     Args:
@@ -117,7 +146,7 @@ def dial(tunnel: Tunnel, host: str, port: int, deadline: Deadline) -> MixSocket:
         LeakBlocked: the destination is this machine.
         OSError: what the first address failed with, ``socket.gaierror`` included.
     """
-    tunnel.wait_ready(min(deadline.left(), tunnel.config.connect_timeout), fail_fast=True)
+    tunnel.wait_ready(min(deadline.left(), connect_limit(tunnel)), fail_fast=True)
     try:
         addresses = tunnel.resolve(host, 0, deadline.left())
     except OSError as error:

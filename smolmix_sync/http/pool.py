@@ -17,15 +17,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import h11
 
-from smolmix_sync.http.dial import Deadline, dial, start_tls
+from smolmix_sync.http.dial import Carrier, Deadline, dial, start_tls
 from smolmix_sync.tunnel import TunnelState
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["Connection", "Origin", "Pool", "close_idle", "pool_of"]
 
@@ -146,7 +143,7 @@ class Pool:
         self._count: dict[Origin, int] = {}
 
     def acquire(
-        self, tunnel: Tunnel, origin: Origin, deadline: Deadline, make_context: Callable[[], Any], *, fresh: bool = False
+        self, tunnel: Carrier, origin: Origin, deadline: Deadline, make_context: Callable[[], Any], *, fresh: bool = False
     ) -> Connection:  # fmt: skip
         """Return a connection to *origin*: an idle one, or a new one; wait for a place if there are too many.
 
@@ -255,16 +252,18 @@ def _keep_alive(sock: Any) -> None:
 
 
 _lock = threading.Lock()
-_pools: weakref.WeakKeyDictionary[Tunnel, Pool] = weakref.WeakKeyDictionary()
+_pools: weakref.WeakKeyDictionary[Carrier, Pool] = weakref.WeakKeyDictionary()
 
 
-def pool_of(tunnel: Tunnel) -> Pool:
+def pool_of(tunnel: Carrier) -> Pool:
     """Return the pool of *tunnel*; its idle connections are closed when the tunnel ends."""
     with _lock:
         pool = _pools.get(tunnel)
         if pool is None:
             pool = _pools[tunnel] = Pool()
-            tunnel.on_state(_Watch(pool))
+            on_state = getattr(tunnel, "on_state", None)
+            if on_state is not None:
+                on_state(_Watch(pool))
         return pool
 
 
@@ -280,7 +279,7 @@ class _Watch:
             pool.close_idle()
 
 
-def close_idle(tunnel: Tunnel | None = None) -> None:
+def close_idle(tunnel: Carrier | None = None) -> None:
     """Close the idle connections of *tunnel*, or of every tunnel."""
     with _lock:
         pools = [pool for owner, pool in _pools.items() if tunnel is None or owner is tunnel]

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import websocket as _client
 
-from smolmix_sync.http.dial import Deadline, ascii_host, dial, start_tls
+from smolmix_sync.http.dial import Carrier, Deadline, ascii_host, connect_limit, dial, start_tls
 from smolmix_sync.http.errors import RedirectError
 from smolmix_sync.http.tls import create_ssl_context
 from smolmix_sync.tunnel import current
-
-if TYPE_CHECKING:
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["MixWebSocketApp", "mix_websocket", "websocket"]
 
@@ -60,13 +57,13 @@ class _Handshake:
         return getattr(self._sock, name)
 
 
-def _open(url: str, tunnel: Tunnel | None, deadline_of: float | None, ssl_context: Any) -> _Handshake:
+def _open(url: str, tunnel: Carrier | None, deadline_of: float | None, ssl_context: Any) -> _Handshake:
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in _PORTS:
         raise ValueError(f"not a ws or wss URL: {url!r}")
     host = ascii_host(parts.hostname or "")
     tunnel = tunnel if tunnel is not None else current()
-    deadline = Deadline(tunnel.config.connect_timeout if deadline_of is None else deadline_of)
+    deadline = Deadline(connect_limit(tunnel) if deadline_of is None else deadline_of)
     sock: Any = dial(tunnel, host, parts.port or _PORTS[parts.scheme], deadline)
     if parts.scheme == "wss":
         sock = start_tls(sock, ssl_context or create_ssl_context(), host, deadline)
@@ -81,7 +78,7 @@ def websocket(
     *,
     headers: Mapping[str, str] | list[str] | None = None,
     origin: str | None = None,
-    tunnel: Tunnel | None = None,
+    tunnel: Carrier | None = None,
     ssl_context: Any = None,
 ) -> Any:
     """Open a websocket through a tunnel.
@@ -148,7 +145,7 @@ class MixWebSocketApp(_client.WebSocketApp):
         on_open: Callable[[Any], None] | None = None,
         *,
         connect_timeout: float | None = None,
-        tunnel: Tunnel | None = None,
+        tunnel: Carrier | None = None,
         ssl_context: Any = None,
         **options: Any,
     ) -> None:

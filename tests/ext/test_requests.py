@@ -10,7 +10,7 @@ requests = pytest.importorskip("requests")
 
 from smolmix_sync.ext.requests import MixAdapter, session  # noqa: E402
 from smolmix_sync.localnet import LocalNet  # noqa: E402
-from smolmix_sync.tunnel import Tunnel  # noqa: E402
+from smolmix_sync.tunnel import Tunnel, TunnelState  # noqa: E402
 
 pytestmark = [pytest.mark.interop, pytest.mark.slow]
 
@@ -66,7 +66,7 @@ def test_an_isolated_session_is_somebody_else(tunnel: Tunnel) -> None:
         assert http.tunnel is not None
         assert http.tunnel.nym_address != tunnel.nym_address
         assert http.get("http://www.localnet/", timeout=30).ok
-    assert http.tunnel.state.value == "shutdown"
+    assert http.tunnel.state is TunnelState.SHUTDOWN
 
 
 def test_a_pickled_adapter_goes_to_the_tunnel_of_its_process(tunnel: Tunnel) -> None:

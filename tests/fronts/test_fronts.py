@@ -153,7 +153,7 @@ def log_in(front: SocksServer, user: bytes, password: bytes) -> bytes:
 
 
 def test_users_and_passwords(tunnel: Tunnel, socks: SocksServer) -> None:
-    isolates = hasattr(tunnel, "isolate")
+    isolates = hasattr(tunnel, "isolated")
     assert log_in(socks, b"smolmix", b"") == b"\1\0"
     if not isolates:  # isolation that is asked for is never silently left out
         assert log_in(socks, b"somebody", b"x") == b"\1\1"
