@@ -619,4 +619,4 @@ def _flush_at_exit() -> None:
 
 _originals.run_in_child(_after_fork_in_child)
 _originals.run_at_exit(_flush_at_exit)
-provider.install(provide)
+provider.install_default(provide)

@@ -48,6 +48,7 @@ class DevicePort:
 
 
 _find: Callable[[], TunnelPort] | None = None
+_default: Callable[[], TunnelPort] | None = None
 _last: TunnelPort | None = None
 
 
@@ -63,9 +64,15 @@ def install(find: Callable[[], TunnelPort] | None) -> Callable[[], TunnelPort] |
     return before
 
 
+def install_default(find: Callable[[], TunnelPort]) -> None:
+    """Set what :func:`current` calls while nothing is installed: the module of tunnels, whenever it is loaded."""
+    global _default
+    _default = find
+
+
 def installed() -> bool:
     """Tell whether :func:`current` has somewhere to look."""
-    return _find is not None
+    return (_find or _default) is not None
 
 
 def current() -> TunnelPort:
@@ -75,9 +82,10 @@ def current() -> TunnelPort:
         OSError: ENETDOWN when there is none and none may be started.
     """
     global _last
-    if _find is None:
+    find = _find or _default
+    if find is None:
         raise os_error(errno.ENETDOWN, "no tunnel")
-    _last = _find()
+    _last = find()
     return _last
 
 

@@ -256,6 +256,22 @@ def test_environment_names_the_daemon_for_a_program_that_knows_nothing(served: A
     assert done.stdout == "hello\n", done.stderr
 
 
+def test_tunnel_given_to_the_patch_stays_when_the_module_of_tunnels_is_loaded_later(served: Any) -> None:
+    script = (
+        "import smolmix_sync, sys; smolmix_sync.patch_all(tunnel=smolmix_sync.attach(sys.argv[1]))\n"
+        f"import socket, smolmix_sync.tunnel; s = socket.create_connection(({V4!r}, 13), 5)\n"
+        "print(s.makefile().read().strip(), smolmix_sync.get_tunnel())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(served.path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "hello None\n", done.stderr
+
+
 def test_duplicate_is_known_after_the_original_is_closed(tunnel: AttachedTunnel) -> None:
     sock = tunnel.create_connection((V4, 7), 5)
     copy = sock.dup()

@@ -174,8 +174,8 @@ class Project:
             time.sleep(0.1)
         return self.workers[-1]
 
-    def log(self) -> str:
-        return "\n".join(path.read_text()[-3000:] for path in self.folder.glob("*.log"))
+    def log(self, octets: int = 3000) -> str:
+        return "\n".join(path.read_text()[-octets:] for path in self.folder.glob("*.log"))
 
     def send(self, name: str, *arguments: Any) -> Any:
         return self.app.send_task(f"celery_tasks.{name}", arguments)
@@ -235,6 +235,9 @@ def test_every_task_of_a_batch_comes_back(project: Callable[..., Project], mode:
     assert (worker.pid in pids) == (pool != "prefork")
     if pool == "prefork" and mode != "parent":
         assert {threads for _, _, threads in results} == {1}, "the prefork parent must not have threads"
+    if mode != "own":  # tunnels of the worker's processes log; the daemon prints in another way
+        tunnels = one.log(1_000_000).count("exit: choosing an exit")
+        assert tunnels == (1 if mode == "parent" else 0), "tasks must use the shared tunnel"
     worker.terminate()
     assert worker.wait(25) == 0
 
