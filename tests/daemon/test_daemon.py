@@ -311,6 +311,34 @@ def test_two_hundred_greenlets_share_the_daemon_and_none_holds_the_hub(served: A
     assert float(done.stdout) < 2.0, done.stderr
 
 
+ASYNC = """
+import asyncio, sys
+import smolmix_sync; smolmix_sync.patch_all()
+async def fetch(number):
+    reader, writer = await asyncio.open_connection(sys.argv[1], 7)
+    writer.write(b"%d" % number)
+    answer = int(await reader.read(100))
+    writer.close()
+    await writer.wait_closed()
+    return answer
+async def main():
+    assert await asyncio.gather(*map(fetch, range(50))) == list(range(50))
+    try:
+        await asyncio.open_connection(sys.argv[1], 1)
+    except ConnectionRefusedError:
+        print("refused")
+asyncio.run(main())
+"""
+
+
+def test_asyncio_streams_run_over_the_daemon(served: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ASYNC, V4], env={**os.environ, "SMOLMIX_DAEMON": str(served.path)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == "refused\n", done.stderr
+
+
 # --- what is left behind ---
 
 
@@ -347,6 +375,31 @@ def test_five_hundred_sockets_at_once_and_no_descriptor_left_after(
     assert until(lambda: flows_of(tunnel) == 0)
     assert len(os.listdir("/proc/self/fd")) <= here
     assert until(lambda: served.descriptors() <= there + 2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_ten_thousand_connections_leave_no_descriptor(served: Any, tunnel: AttachedTunnel) -> None:
+    with tunnel.create_connection((V4, 7), 5):
+        pass
+    assert until(lambda: flows_of(tunnel) == 0)
+    here, there = len(os.listdir("/proc/self/fd")), served.descriptors()
+
+    def connect() -> None:
+        for _ in range(1250):
+            with tunnel.create_connection((V4, 7), 60) as sock:
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+
+    threads = [threading.Thread(target=connect) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert until(lambda: flows_of(tunnel) == 0)
+    assert len(os.listdir("/proc/self/fd")) <= here
+    assert until(lambda: served.descriptors() <= there + 2)
+    assert tunnel.status()["served"] >= 10_000
 
 
 def test_sockets_of_one_process_are_bounded(serve: Any) -> None:
