@@ -77,7 +77,7 @@ def test_fin_of_the_peer_is_the_end_of_the_stream(tunnel: AttachedTunnel) -> Non
 
 
 def test_reset_of_the_peer_raises_once_and_is_never_an_end_of_file(tunnel: AttachedTunnel) -> None:
-    for _ in range(20):
+    for _ in range(100):
         with tunnel.create_connection((V4, 9), 5) as sock:
             sock.sendall(b"x")
             assert sock.recv(100) == b"the first half"
@@ -425,7 +425,7 @@ def test_file_is_for_the_owner_alone(served: Any) -> None:
 def test_daemon_that_dies_raises_in_every_stream_and_comes_back(serve: Any) -> None:
     served = serve()
     tunnel = attach(served.path)
-    held = [tunnel.create_connection((V4, 19), 5) for _ in range(20)]
+    held = [tunnel.create_connection((V4, 19), 20) for _ in range(100)]
     served.kill()
     for sock in held:
         with pytest.raises(OSError) as caught:
@@ -459,7 +459,7 @@ def test_connect_that_waits_ends_when_the_daemon_dies(serve: Any) -> None:
 def test_tunnel_that_is_lost_raises_in_every_stream(serve: Any) -> None:
     served = serve()
     tunnel = attach(served.path)
-    held = [tunnel.create_connection((V4, 7), 5) for _ in range(10)]
+    held = [tunnel.create_connection((V4, 7), 20) for _ in range(100)]
     served.tell("down")
     for sock in held:
         with pytest.raises(OSError) as caught:
