@@ -237,12 +237,9 @@ class Sender:
                 return segments[index]
         return None
 
-    def last_in_flight(self) -> Sent | None:
-        """Return the segment in flight with the highest sequence number."""
-        for sent in reversed(self._segments):
-            if not sent.sacked and not sent.lost:
-                return sent
-        return None
+    def last_in_flight(self) -> Sent:
+        """Return the segment in flight with the highest sequence number; there must be one."""
+        return next(sent for sent in reversed(self._segments) if not sent.sacked and not sent.lost)
 
     def unmark_lost(self) -> None:
         """Count everything marked lost as in flight again: the marking was a mistake."""

@@ -77,8 +77,6 @@ def _tail_probe(conn: Conn, now: float) -> None:
         conn.tail_sent = None
     else:
         last = snd.last_in_flight()
-        if last is None:
-            return
         snd.mark_lost(last)
         conn.tail_sent = last
     conn.tail_end = snd.snd_nxt

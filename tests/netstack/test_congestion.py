@@ -141,6 +141,16 @@ def test_a_timeout_makes_mix_send_one_segment_and_climb_back_and_three_forget_th
     assert control.cwnd > 8 * MSS
 
 
+def test_the_climb_back_of_mix_has_its_goal_from_before_a_larger_send_buffer() -> None:
+    control = Mix(10, 100 * MSS)
+    Flow(control)
+    control.set_ceiling(200 * MSS)
+    assert control.ssthresh == 200 * MSS
+    control.on_timeout(0, 1, 1.0)
+    control.set_ceiling(400 * MSS)
+    assert control.ssthresh == 10 * MSS
+
+
 def test_an_undone_timeout_gives_mix_its_window_back_at_once() -> None:
     control = Mix(10, 1 << 20)
     flow = Flow(control, rate=200_000)
@@ -207,6 +217,21 @@ def test_fast_convergence_lets_cubic_aim_lower_after_losing_below_its_last_maxim
     assert control._maximum == 100
     control.on_loss(MSS, 0, True, 1.0)
     assert control._maximum == pytest.approx(70 * 0.85)
+
+
+def test_cubic_above_its_last_maximum_probes_from_where_it_is() -> None:
+    control = Cubic(10, 1 << 20)
+    flow = Flow(control)
+    control.set_ceiling(1 << 21)
+    assert control.ssthresh == 1 << 21
+    control.on_loss(MSS, 0, True, 0.0)
+    for _ in range(80):
+        flow.round()
+    grown = control.cwnd
+    assert grown > 20 * MSS
+    control.on_restart(flow.now)
+    flow.round()
+    assert grown <= control.cwnd < 1.2 * grown
 
 
 # -- none

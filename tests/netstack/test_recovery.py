@@ -214,6 +214,17 @@ def test_without_sack_a_repeated_acknowledgement_and_time_find_the_hole() -> Non
     assert (conn.retransmissions, conn.timeouts) == (2, 0)
 
 
+def test_without_sack_a_hole_that_waits_for_the_window_is_not_lost_twice() -> None:
+    book, conn = opened(sack=False)
+    segments(book, conn, 3)
+    book.now += 0.8
+    book.into("A", 1, 1)
+    assert conn.snd.lost_octets == MSS
+    book.into("A", 1, 1)
+    assert conn.snd.lost_octets == MSS
+    book.out("A", seq=1, payload=MSS)
+
+
 def test_without_sack_data_of_the_peer_is_no_repetition() -> None:
     book, conn = opened(sack=False)
     segments(book, conn, 2)
