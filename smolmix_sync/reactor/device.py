@@ -87,6 +87,7 @@ class Device:
         self.ipv6 = True
         self.dropped = 0
         self._closed = 0
+        self._lost = 0
         self._owners: dict[object, Owner] = {}
         self._orphans: set[Conn | Udp] = set()
         self._waiting: dict[Waiting, Timer] = {}
@@ -152,11 +153,14 @@ class Device:
     # --- waiting for the stack (reactor) ---
 
     def when_up(self, waiting: Waiting, timeout: float | None = None) -> None:
-        """Call ``waiting.on_up()`` once there is a stack (now, if there is), or ``on_down`` after *timeout*."""
+        """Call ``waiting.on_up()`` once there is a stack (now, if there is), or ``on_down`` after *timeout*.
+
+        A device that was up and was lost makes nobody wait: ``on_down`` comes at once, until the next ``set_up``.
+        """
         if self.stack is not None:
             waiting.on_up()
-        elif self._closed:
-            waiting.on_down(self._closed)
+        elif self._closed or self._lost:
+            waiting.on_down(self._closed or self._lost)
         else:
             limit = self.connect_timeout if timeout is None else timeout
             self._waiting[waiting] = self.loop.call_later(limit, self._gave_up, waiting)
@@ -179,6 +183,7 @@ class Device:
             raise os_error(self._closed)
         assert self.stack is None, "set_down first"
         self.stack = stack
+        self._lost = 0
         waiting, self._waiting = self._waiting, {}
         for one, timer in waiting.items():
             timer.cancel()
@@ -186,10 +191,11 @@ class Device:
         self.kick()
 
     def set_down(self, errno: int = _errno.ENETDOWN) -> None:
-        """End every flow with *errno* and drop the stack; new connects wait for the next ``set_up``."""
+        """End every flow with *errno* and drop the stack; new connects get it too, until the next ``set_up``."""
         stack = self.stack
         if stack is None:
             return
+        self._lost = errno
         stack.shutdown(errno)
         self._dispatch(stack)
         self.stack = None

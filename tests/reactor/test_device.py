@@ -84,6 +84,17 @@ def test_who_waits_proceeds_when_it_comes_up(loop: ReactorLoop) -> None:
     assert device.addresses[0] == V4
 
 
+def test_nobody_waits_for_a_device_that_was_lost(loop: ReactorLoop) -> None:
+    device, before, after = Device(loop), Waiting(), Waiting()
+    loop.call(device.set_up, make_stack())
+    loop.call(device.set_down)
+    loop.call(device.when_up, before)
+    assert before.outcome == [errno.ENETDOWN]
+    loop.call(device.set_up, make_stack())
+    loop.call(device.when_up, after)
+    assert after.outcome == ["up"]
+
+
 def test_who_waits_gives_up_in_time(loop: ReactorLoop) -> None:
     device, one, two = Device(loop, connect_timeout=0.05), Waiting(), Waiting()
     loop.call(device.when_up, one)
