@@ -12,7 +12,9 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    beat_schedule={"look every five seconds": {"task": "tasks.fetch", "schedule": 5.0, "args": ("http://www.localnet/",)}},
+    beat_schedule={
+        "look every five seconds": {"task": "tasks.fetch", "schedule": 5.0, "args": ("http://www.localnet/",)}
+    },
 )
 over_mixnet.install(app, mode="daemon")
 
