@@ -168,6 +168,15 @@ class TunnelTraffic:
         result: list[Any] = lookup(host, port, family, type, proto, flags, tunnel=self)
         return result
 
+    def fetch(self, url: str, method: str = "GET", **options: Any) -> Any:
+        """Fetch *url* through this tunnel; see :func:`smolmix_sync.fetch` for the options and the response."""
+        # Above this module as the sockets are, and loaded the same way.
+        return importlib.import_module("smolmix_sync.http").fetch(url, method, tunnel=self, **options)
+
+    def websocket(self, url: str, **options: Any) -> Any:
+        """Open a websocket through this tunnel; see :func:`smolmix_sync.websocket`."""
+        return importlib.import_module("smolmix_sync.http").websocket(url, tunnel=self, **options)
+
     def ping(self, host: str, timeout: float | None = 10.0) -> float:
         """Send one ICMP echo request through the exit; return the round trip in seconds.
 

@@ -86,3 +86,11 @@ def test_a_megabyte_each_way_survives_five_percent_loss(resend: bool) -> None:
                 # The link does not repair itself here: what arrived twice was TCP's doing.
                 assert stats.retransmissions == 0
                 assert stats.tcp_retransmissions > 0
+
+
+def test_tunnel_fetches_and_talks_to_websockets(tunnel: Tunnel) -> None:
+    assert len(tunnel.fetch("http://www.localnet/bytes/777").body) == 777
+    socket = tunnel.websocket("ws://www.localnet/ws", timeout=20)
+    socket.send("over the mixnet")
+    assert socket.recv() == "over the mixnet"
+    socket.close()
