@@ -37,7 +37,7 @@ def cpu() -> list[dict[str, Any]]:
 
 def goodput(names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Run scenarios and print them."""
-    results = []
+    results: list[dict[str, Any]] = []
     for name in names:
         scenario = SCENARIOS[name]
         for (hop, loss), reference in REFERENCE[name].items():

@@ -56,7 +56,7 @@ class _Connection(HTTPConnection):
         self._tunnel = tunnel
 
     def connect(self) -> None:
-        self.sock = self._tunnel.create_connection((self.host, self.port), timeout=60)  # type: ignore[assignment]
+        self.sock = self._tunnel.create_connection((self.host, self.port), timeout=60)
 
 
 class Bench:

@@ -16,16 +16,18 @@ A find becomes an example in tests/netstack/test_simulation.py.
 
 from __future__ import annotations
 
+import importlib
 import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 try:
-    import atheris
+    atheris: Any = importlib.import_module("atheris")
 except ImportError:
     atheris = None
 

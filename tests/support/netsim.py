@@ -17,7 +17,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Machine(Protocol):
@@ -236,7 +236,7 @@ class NetSim:
         self._ports[id(a)], self._ports[id(b)] = ports
         return forward, back
 
-    def mixnet(self, client: Machine, server: Machine, **parameters: float) -> MixnetModel:
+    def mixnet(self, client: Machine, server: Machine, **parameters: Any) -> MixnetModel:
         """Join a client to a server through the model of spec/netstack.md section 9."""
         model = MixnetModel(self, client, server, **parameters)
         self._ports[id(client)], self._ports[id(server)] = model.client, model.server
@@ -377,7 +377,7 @@ class MixnetModel:
         self._down_gap = down_gap
         self._rng = net.rng()
         self._client_machine = client
-        common = {"hop": hop, "base": base, "loss": loss, "resend": bool(resend)}
+        common: dict[str, Any] = {"hop": hop, "base": base, "loss": loss, "resend": bool(resend)}
         self.up = _Mix(net, self._at_exit, **common)
         self.down = _Mix(net, self._at_client, **common)
         self.client = _Port(net, client, self._send_up)
