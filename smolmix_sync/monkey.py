@@ -316,13 +316,18 @@ def _loopback_proxies() -> list[str]:
 
 
 def _kernel_sockets() -> int:
-    """Count the internet sockets this process has already; they are not converted."""
+    """Count the internet sockets the program has already; they are not converted. The reactor's are not its."""
     count = 0
+    # Not imported for this alone: a process without it has no reactor.
+    real = sys.modules.get("smolmix_sync.reactor._real")
+    ours = real.open_descriptors() if real is not None else ()
     try:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
     except OSError:
         return 0
     for fd in descriptors:
+        if fd in ours:
+            continue
         try:
             if not os.readlink(f"/proc/self/fd/{fd}").startswith("socket:"):
                 continue

@@ -75,6 +75,11 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def open_descriptors() -> set[int]:
+    """Return the descriptors of the reactor's own sockets. Any thread."""
+    return {sock.fileno() for sock in list(_open_sockets)}
+
+
 class RealSocket:
     """A kernel stream socket whose calls wait in the current thread's gevent hub.
 

@@ -37,6 +37,7 @@ def test_demo_runs_the_legacy_script_and_shows_every_hop() -> None:
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 60
     assert "nightly check done" in done.stdout
+    assert "stay outside the tunnel" not in done.stderr  # the gateway's connection is no leak of the script's
     for hop in ("entry", "mix1", "mix2", "mix3", "exit"):
         line = next(line for line in done.stderr.splitlines() if line.startswith(f"  {hop} "))
         assert "packets_in" in line
