@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import pickle
@@ -28,6 +29,11 @@ from smolmix_sync.localnet import LocalNet  # noqa: E402
 PROJECT = Path(__file__).with_name("celery_project")
 
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
+
+
+def end_with_us() -> None:
+    """Have the kernel end a child with the test run, however that ends (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
 
 
 def an_app(**conf: Any) -> Any:
@@ -128,6 +134,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with subprocess.Popen(
         ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
         stdout=subprocess.DEVNULL,
+        preexec_fn=end_with_us,
     ) as server:
         for _ in range(100):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
@@ -164,7 +171,7 @@ class Project:
                     [sys.executable, "-m", "celery", "-A", "celery_tasks", "worker", "-P", pool, "-c",
                      str(concurrency), "-n", name, "-l", "INFO", "--without-gossip", "--without-mingle"],
                     cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    start_new_session=True, preexec_fn=end_with_us,
                 )
             )  # fmt: skip
         limit = time.monotonic() + 60
