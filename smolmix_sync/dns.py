@@ -167,9 +167,7 @@ def gethostbyaddr(ip_address: Any) -> tuple[str, list[str], list[str]]:
 
 def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     """Return (host, service) of a socket address, as ``socket.getnameinfo``."""
-    host, service = _originals.getnameinfo(
-        sockaddr, (flags & ~_socket.NI_NAMEREQD) | _socket.NI_NUMERICHOST
-    )
+    host, service = _originals.getnameinfo(sockaddr, (flags & ~_socket.NI_NAMEREQD) | _socket.NI_NUMERICHOST)
     if flags & _socket.NI_NUMERICHOST:
         return host, service
     try:

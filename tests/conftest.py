@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from support import vectors
 
 #: Beginnings of skip reasons that are accepted even where every test is required.
 ACCEPTED_REASONS = (
@@ -18,6 +19,8 @@ ACCEPTED_REASONS = (
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in sorted(vectors.reported):
+        terminalreporter.write_line(line)
     for report in _unaccepted(terminalreporter):
         terminalreporter.write_line(f"REQUIRED BUT SKIPPED: {report.nodeid}: {_reason(report)}", red=True)
 

@@ -12,6 +12,7 @@ from support import vectors
 @pytest.fixture
 def other_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SMOLMIX_VECTORS", str(tmp_path))
+    monkeypatch.setattr(vectors, "reported", [])
     (tmp_path / "a.json").write_text(json.dumps({"about": "x", "one": [1, 2], "two": [{"name": "n"}]}))
     (tmp_path / "b.json").write_text(json.dumps({"generator": "g", "data": [1, 2, 3]}))
     return tmp_path

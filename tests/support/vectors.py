@@ -97,7 +97,7 @@ def run(file: str, checks: Mapping[str, Check]) -> int:
     ran = 0
     for section, check in checks.items():
         if section not in found:
-            print(f"vector section {file} {section}: not in this set, skipped")
+            _report(f"vector section {file} {section}: not in this set, skipped")
             continue
         for index, case in enumerate(found[section]):
             try:
@@ -108,5 +108,15 @@ def run(file: str, checks: Mapping[str, Check]) -> int:
                 raise
             ran += 1
     assert ran == count(file)
-    print(f"vector cases {file}: {ran}")
+    _report(f"vector cases {file}: {ran}")
     return ran
+
+
+#: What was run and what was skipped, for the end of the test run (tests/conftest.py prints it).
+reported: list[str] = []
+
+
+def _report(line: str) -> None:
+    print(line)
+    if line not in reported:
+        reported.append(line)
