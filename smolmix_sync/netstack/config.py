@@ -44,7 +44,7 @@ class TcpSettings:
     rcvbuf_max: int = 4 << 20
     """The receive buffer grows up to this while the reader keeps up (equal to rcvbuf: fixed)."""
     congestion: str | None = None
-    """TCP_CONGESTION: "mix", "cubic" or "none"; None takes ``StackConfig.congestion``. Before connect only."""
+    """Congestion control: "mix", "cubic" or "none"; None takes ``StackConfig.congestion``. Before connect only."""
     max_segment: int | None = None
     """TCP_MAXSEG: upper bound on the segment size, both directions; before connect only."""
 

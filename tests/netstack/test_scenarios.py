@@ -9,9 +9,10 @@ from __future__ import annotations
 from statistics import median
 
 import pytest
+from support.netsim import NetSim, seeded_urandom
 from support.netsim_scenarios import REFERENCE, SCENARIOS, Outcome, simulate
 
-from smolmix_sync.netstack import StackConfig, TcpSettings
+from smolmix_sync.netstack import Conn, Stack, StackConfig, TcpSettings
 
 SEEDS = (1, 2, 3)
 # A change may cost this much.
@@ -119,3 +120,54 @@ def test_mix_outruns_cubic_where_loss_is_not_congestion() -> None:
         for name in ("mix", "cubic", "none")
     }
     assert times["none"] <= 1.05 * times["mix"] <= 0.7 * times["cubic"]
+
+
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(40, id="short"), pytest.param(2000, id="half-an-hour", marks=pytest.mark.long)]
+)
+def test_short_connections_leave_nothing_behind(seconds: int) -> None:
+    # Spec section 10.5: no port leaks, and timers and tables stay as large as what is alive.
+    rate = 10 if seconds < 100 else 100
+    net = NetSim(1)
+    config = StackConfig(max_connections=1 << 14)
+    a = Stack("10.0.0.2", config=config, urandom=seeded_urandom(1))
+    b = Stack("10.0.0.1", config=config, urandom=seeded_urandom(2))
+    net.link(a, b, latency=0.05, jitter=0.01, loss=0.01)
+    listener = b.listen(None, 80, backlog=1000)
+    finished = failed = most = 0
+
+    def serve() -> None:
+        nonlocal finished, failed
+        while (peer := listener.accept()) is not None:
+            peer.send(b"answer")
+            peer.shutdown_write()
+        for end, _ in list(a.events()):
+            if isinstance(end, Conn) and not end.close_called:
+                end.recv(100)
+                if end.error:
+                    failed += 1
+                    end.close()
+                elif end.eof():
+                    finished += 1
+                    end.close()
+        for end, _ in list(b.events()):
+            if isinstance(end, Conn) and end.eof() and not end.close_called:
+                end.close()
+
+    net.application(serve)
+    for second in range(seconds):
+        for step in range(rate):
+            net.run(until=second + step / rate)
+            a.connect("10.0.0.1", 80, net.now)
+            net.kick(a)
+        most = max(most, len(a._scheduler._heap))
+        # A connection lives for its round trips, and ten seconds of TIME-WAIT.
+        assert len(a.connections) <= rate * 15 + 100
+        assert most <= 6 * (rate * 15 + 100)
+    net.run(until=seconds + 150.0, limit=200.0)
+    assert finished + failed >= 0.999 * rate * seconds
+    assert failed <= 0.001 * rate * seconds
+    assert not a.connections
+    assert not b.connections
+    assert not a._scheduler._heap
+    assert a.next_deadline() is None
