@@ -1,6 +1,7 @@
 //! Which network to use, and a connected mixnet client on it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use nym_network_defaults::{ApiUrl, ValidatorDetails};
@@ -32,6 +33,9 @@ pub struct NetworkOptions {
     /// Send real traffic without the Poisson pace and no cover traffic.
     #[arg(long)]
     unpaced: bool,
+    /// Mean delay asked of each hop, in milliseconds; the client's default is 15.
+    #[arg(long)]
+    hop_delay: Option<u64>,
 }
 
 /// A network as the real client must be told about it.
@@ -42,6 +46,7 @@ pub struct Network {
     pub ipr: Option<Recipient>,
     storage: Option<PathBuf>,
     unpaced: bool,
+    hop_delay: Option<Duration>,
 }
 
 impl Network {
@@ -68,6 +73,7 @@ impl Network {
             ipr: ipr.map(|address| address.parse()).transpose()?,
             storage: options.storage.clone(),
             unpaced: options.unpaced,
+            hop_delay: options.hop_delay.map(Duration::from_millis),
         })
     }
 
@@ -110,6 +116,10 @@ impl Network {
         if self.unpaced {
             debug.traffic.disable_main_poisson_packet_distribution = true;
             debug.cover_traffic.disable_loop_cover_traffic_stream = true;
+        }
+        if let Some(delay) = self.hop_delay {
+            debug.traffic.average_packet_delay = delay;
+            debug.acknowledgements.average_ack_delay = delay;
         }
         let mut builder = builder.network_details(self.details()).debug_config(debug);
         if let Some(gateway) = &self.gateway {

@@ -54,7 +54,12 @@ pub struct Counters {
 }
 
 impl Tunnel {
-    pub async fn open(network: &Network, version: Version) -> Result<Self, Failure> {
+    /// `tcp_buffer` is the TCP window; nym-smolmix keeps the stack's default of 512 KiB.
+    pub async fn open(
+        network: &Network,
+        version: Version,
+        tcp_buffer: Option<usize>,
+    ) -> Result<Self, Failure> {
         let ipr = network.ipr()?;
         let mut client = network.connect().await?;
         let mut stream = client.open_stream(ipr, Some(REPLY_SURBS)).await?;
@@ -79,7 +84,11 @@ impl Tunnel {
         };
         let bridge = tokio::spawn(bridge.run());
         let device = ChannelDevice::new(incoming, outgoing, mtu.map(usize::from));
-        Ok(Tunnel { stack: Stack::new(device, StackConfig::new(ips.ipv4)), ips, mtu, version, stop, bridge })
+        let mut config = StackConfig::new(ips.ipv4);
+        if let Some(octets) = tcp_buffer {
+            config = config.with_tcp_buffer(octets);
+        }
+        Ok(Tunnel { stack: Stack::new(device, config), ips, mtu, version, stop, bridge })
     }
 
     /// Leave the mixnet.
