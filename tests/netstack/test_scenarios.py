@@ -46,12 +46,14 @@ def test_a_quick_scenario_is_not_slower_than_its_reference(name: str, hop: int, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "hop", "loss"), SLOW)
 def test_a_scenario_is_not_slower_than_its_reference(name: str, hop: int, loss: int) -> None:
     within_reference(name, hop, loss)
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "hop", "loss"), LONG)
 def test_a_lossy_download_is_not_slower_than_its_reference(name: str, hop: int, loss: int) -> None:
     within_reference(name, hop, loss)
@@ -80,6 +82,7 @@ def test_loss_costs_four_times_at_one_percent_and_eight_times_at_five_at_most(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("hop", [0.015, 0.050])
 @pytest.mark.parametrize("name", ["D2", "D3", "D4", "U2", "U3", "U4"])
 def test_loss_is_bearable_for_the_large_transfers_too(name: str, hop: float) -> None:
@@ -123,7 +126,11 @@ def test_mix_outruns_cubic_where_loss_is_not_congestion() -> None:
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(40, id="short"), pytest.param(2000, id="half-an-hour", marks=pytest.mark.long)]
+    "seconds",
+    [
+        pytest.param(40, id="short"),
+        pytest.param(2000, id="half-an-hour", marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+    ],
 )
 def test_short_connections_leave_nothing_behind(seconds: int) -> None:
     # Spec section 10.5: no port leaks, and timers and tables stay as large as what is alive.
