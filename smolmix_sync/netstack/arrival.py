@@ -138,8 +138,7 @@ def _unacceptable(conn: Conn, seq: int, end: int, segment: Segment, now: float) 
         return None
     if segment.payload and end <= rcv.rcv_nxt:
         rcv.duplicates += 1
-        if rcv.sack:
-            rcv.dsack = (seq, seq + len(segment.payload))
+        rcv.report_duplicate(seq, seq + len(segment.payload))
     if conn.state is _TIME_WAIT and segment.flags & FIN:
         conn.linger_at = now + conn.config.time_wait
     rcv.acknowledge_now(now)

@@ -134,13 +134,11 @@ class Receiver:
             return True
         if end <= rcv_nxt:
             self.duplicates += 1
-            if self.sack:
-                self.dsack = (start, end)
+            self.report_duplicate(start, end)
             self.acknowledge_now(now)
             return False
         if start < rcv_nxt:
-            if self.sack:
-                self.dsack = (start, rcv_nxt)
+            self.report_duplicate(start, rcv_nxt)
             payload = payload[rcv_nxt - start :]
             start = rcv_nxt
         if start > rcv_nxt:
@@ -150,6 +148,19 @@ class Receiver:
         self._out_of_order_ack(now)
         self._count_new(self.rcv_nxt - rcv_nxt)
         return True
+
+    def report_duplicate(self, start: int, end: int) -> None:
+        """Tell the peer with the next acknowledgement that it sent these octets twice (RFC 2883).
+
+        An acknowledgement has room for one report; a run of duplicates becomes one block, so that the
+        peer can take back what it did (it counts octets, as Linux does).
+        """
+        if not self.sack:
+            return
+        pending = self.dsack
+        if pending is not None and start <= pending[1] and end >= pending[0]:
+            start, end = min(start, pending[0]), max(end, pending[1])
+        self.dsack = (start, end)
 
     def _in_order(self, now: float, size: int) -> None:
         self.unacked_segments += 1
@@ -208,8 +219,7 @@ class Receiver:
         before = self._by_left[lefts[index - 1]] if index else 0
         if before >= end:
             self.duplicates += 1
-            if self.sack:
-                self.dsack = (start, end)
+            self.report_duplicate(start, end)
             # The block that covers it is reported again as the newest.
             left = lefts[index - 1]
             self._by_left[left] = self._by_left.pop(left)

@@ -108,6 +108,23 @@ def test_three_blocks_fit_beside_timestamps() -> None:
     assert got.options.timestamps is not None
 
 
+def test_a_run_of_duplicates_becomes_one_dsack_block() -> None:
+    book = Playbook()
+    book.established()
+    for index in range(4):
+        book.into("A", 1 + 100 * index, 1, bytes(100))
+    book.advance_to_output()
+    book.out("A", ack=401)
+    for seq in (101, 1, 201):
+        book.into("A", seq, 1, bytes(100))
+    got = book.out("A", ack=401)
+    assert relative(book, got.options.sack) == [(1, 301)]
+    book.into("A", 1, 1, bytes(100))
+    book.into("A", 301, 1, bytes(100))  # not adjacent: the newer one is told
+    got = book.out("A", ack=401)
+    assert relative(book, got.options.sack) == [(301, 401)]
+
+
 def test_a_duplicate_is_reported_by_dsack_first() -> None:
     book = Playbook()
     conn = book.established()
