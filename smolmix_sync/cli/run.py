@@ -35,14 +35,26 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"smolmix-sync run: no such file: {arguments.program}")
         return 2
     with network(arguments):
-        tunnel = open_tunnel(arguments)
-        if tunnel is None:
+        # A daemon named by the environment is the tunnel of every process under it, of this one too.
+        by_daemon = bool(os.environ.get("SMOLMIX_DAEMON")) and not arguments.localnet
+        if not (_daemon_answers() if by_daemon else open_tunnel(arguments)):
             return 1
         try:
             with smolmix_sync.patch_all(direct=("loopback", *arguments.direct)):
                 return run_program(arguments.program, arguments.args, module=arguments.module)
         finally:
             smolmix_sync.disconnect()
+
+
+def _daemon_answers() -> bool:
+    import smolmix_sync
+
+    try:
+        smolmix_sync.attach().wait_ready(fail_fast=True)
+    except OSError as error:
+        say(f"smolmix-sync: no tunnel by the daemon: {error}")
+        return False
+    return True
 
 
 def run_program(program: str, args: list[str], *, module: bool = False) -> int:

@@ -123,6 +123,26 @@ def test_ten_processes_share_one_gateway_connection(net: LocalNet, tmp_path: Pat
         assert told["tunnels"] == 1
 
 
+def test_run_uses_the_daemon_and_opens_no_tunnel_of_its_own(net: LocalNet, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, urllib.request\n"
+        "print(len(urllib.request.urlopen('http://www.localnet/bytes/3000', timeout=60).read()))\n"
+    )
+    path = tmp_path / "daemon.sock"
+    with daemon(net, path) as process:
+        registered = net.node("entry").stats()["registrations"]
+        command, env = smolmix("run", str(script), SMOLMIX_DAEMON=str(path))
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stdout, done.returncode) == ("3000\n", 0), done.stderr
+        assert net.node("entry").stats()["registrations"] == registered
+        process.kill()
+        process.wait()
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=90, check=False)
+        assert done.returncode == 1
+        assert "no tunnel by the daemon" in done.stderr
+
+
 def test_isolation_keys_have_addresses_of_their_own(net: LocalNet, tmp_path: Path) -> None:
     with daemon(net, tmp_path / "daemon.sock"):
         tunnel = attach(tmp_path / "daemon.sock")
