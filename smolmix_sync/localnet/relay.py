@@ -61,7 +61,8 @@ class Relay:
         counters: Counter[str],
         wake: Callable[[], None],
     ) -> None:
-        settings = TcpSettings(nodelay=True)
+        # What a server on the internet would have: with less, its buffer and not the mixnet bounds a download.
+        settings = TcpSettings(nodelay=True, sndbuf=4 << 20)
         config = StackConfig(
             tcp=settings, rx_mtu=mtu, tx_mtu=mtu, echo_rate=1000.0, icmp_rate=1000.0, max_incoming=1024
         )

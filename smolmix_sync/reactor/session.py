@@ -62,6 +62,9 @@ _EXIT_PAUSE = (1.0, 2.0, 4.0, 5.0)
 
 #: Ours: how long an acknowledgement waits for company when send slots pace it anyway.
 _PACED_ACK_DELAY = 0.001
+#: Ours: segments in the first flight, and octets on their way, where nothing paces.
+_UNPACED_WINDOW = 32
+_UNPACED_SEND_BUFFER = 1 << 20
 #: How often, every 100 ms, a late answer over IPv6 is looked for.
 _IPV6_LOOKS = 100
 
@@ -465,6 +468,11 @@ class TunnelSession:
             stack_config = dataclasses.replace(
                 stack_config, ack_delay=_PACED_ACK_DELAY, ooo_ack_delay=_PACED_ACK_DELAY
             )
+        else:
+            # Nothing holds the line back: a small upload goes out in one flight. Source: spec/netstack.md 4.
+            stack_config = dataclasses.replace(stack_config, initial_window=_UNPACED_WINDOW)
+            if config.tcp_buffer_size is None:
+                tcp.sndbuf = _UNPACED_SEND_BUFFER
         return Stack(connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom)
 
     def _prove(self, stack: Stack, mix: MixnetSession, until: float) -> None:
