@@ -22,8 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, AESGCMSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from nacl.bindings import (
+    crypto_pwhash_alg,
+    crypto_pwhash_ALG_ARGON2ID13,
     crypto_scalarmult,
     crypto_scalarmult_base,
+    crypto_secretbox,
+    crypto_secretbox_open,
     crypto_sign,
     crypto_sign_open,
     crypto_sign_seed_keypair,
@@ -41,6 +45,7 @@ __all__ = [
     "aes_gcm_encrypt",
     "aes_gcm_siv_decrypt",
     "aes_gcm_siv_encrypt",
+    "argon2id",
     "blake2b_keyed",
     "blake3_digest",
     "chacha20_xor",
@@ -53,6 +58,8 @@ __all__ = [
     "hkdf_sha256",
     "hmac_blake3",
     "hmac_sha256",
+    "secretbox_open_untrusted",
+    "secretbox_seal",
     "sha256",
     "x25519",
     "x25519_base",
@@ -314,3 +321,39 @@ def aes_gcm_decrypt_untrusted(key: bytes, nonce: bytes, data: bytes, aad: bytes)
         return AESGCM(key).decrypt(nonce, data, aad)
     except InvalidTag as exc:
         raise WireError("AES-GCM tag is wrong") from exc
+
+
+def argon2id(password: bytes, salt: bytes, *, operations: int, memory: int) -> bytes:
+    """Return a 32-octet key for *password* and a 16-octet *salt*; takes *memory* octets and a while.
+
+    Raises:
+        ValueError: the salt's size, *operations* or *memory* is nothing Argon2id takes.
+
+    Source: RFC 9106, version 0x13, one lane.
+    """
+    try:
+        return crypto_pwhash_alg(32, password, salt, operations, memory, crypto_pwhash_ALG_ARGON2ID13)
+    except CryptoError as exc:
+        raise ValueError(f"Argon2id: {exc}") from exc
+
+
+def secretbox_seal(key: bytes, nonce: bytes, data: bytes) -> bytes:
+    """Return XSalsa20-Poly1305 of *data*: 16-octet tag and ciphertext; *key* 32 octets, *nonce* 24.
+
+    Source: libsodium ``crypto_secretbox_easy``.
+    """
+    return crypto_secretbox(data, nonce, key)
+
+
+def secretbox_open_untrusted(key: bytes, nonce: bytes, data: bytes) -> bytes:
+    """Return the plaintext of XSalsa20-Poly1305 *data*, which begins with its 16-octet tag.
+
+    Raises:
+        WireError: *data* or *nonce* is too short, or the tag is wrong.
+
+    Source: libsodium ``crypto_secretbox_open_easy``.
+    """
+    try:
+        return crypto_secretbox_open(data, nonce, key)
+    except (CryptoError, ValueError) as exc:
+        raise WireError("secretbox tag is wrong") from exc

@@ -1,7 +1,8 @@
 """Who we are: the keys of a client and its registrations, in memory or kept in a folder.
 
 The folder is 0700, the file 0600 and replaced in one step; a lock file lets one process at a time be this
-identity, because two users of one identity disconnect each other.
+identity, because two users of one identity disconnect each other. With a passphrase the file is a box sealed
+under a key that Argon2id makes of it: see :class:`PassphraseSeal`.
 
 Source: design.md decision 10; spec/gateway.md section 10.
 """
@@ -22,17 +23,26 @@ from typing import Any
 
 from smolmix_sync.address import base58_decode, base58_encode
 from smolmix_sync.config import ConfigError, TunnelConfig
+from smolmix_sync.crypto import argon2id, secretbox_open_untrusted, secretbox_seal
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.client import ClientKeys
 from smolmix_sync.reactor._originals import posix_close
 from smolmix_sync.reactor.log import ReactorLogger
 
-__all__ = ["ClientIdentity", "IdentityStore", "Registration", "storage_folder"]
+__all__ = ["ClientIdentity", "IdentityStore", "PassphraseSeal", "Registration", "storage_folder"]
 
 _LOG = ReactorLogger("reactor.identity")
 
 _FORMAT = 1
 _MAX_FILE = 1 << 20
+
+_SEALED = "sealed-1"
+# From the specification (RFC 9106 section 4, second recommendation): three passes over 64 MiB.
+_OPERATIONS = 3
+_MEMORY = 64 << 20
+# Ours: what a file may ask of us at most, so that a bad one cannot take the machine's memory.
+_MAX_OPERATIONS = 16
+_MAX_MEMORY = 1 << 30
 
 
 @dataclass(slots=True)
@@ -140,17 +150,96 @@ def storage_folder(config: TunnelConfig) -> Path:
     return Path(base) / "smolmix_sync" / name
 
 
+class PassphraseSeal:
+    """Seals the identity with a passphrase: secretbox under an Argon2id key.
+
+    The key of one salt is made once and kept, because the file is written at every authentication.
+
+    Args:
+        passphrase: what a person typed.
+        urandom: the source of salts and nonces.
+    """
+
+    def __init__(self, passphrase: str, urandom: Callable[[int], bytes] = os.urandom) -> None:
+        if not passphrase:
+            raise ConfigError("storage_passphrase: it is empty")
+        self._passphrase = passphrase.encode()
+        self._urandom = urandom
+        self._salt = b""
+        self._key = b""
+
+    def _derive(self, salt: bytes, operations: int, memory: int) -> bytes:
+        return argon2id(self._passphrase, salt, operations=operations, memory=memory)
+
+    def seal(self, data: bytes) -> bytes:
+        """Return the content of a file that holds *data* sealed."""
+        if not self._key:
+            self._salt = self._urandom(16)
+            self._key = self._derive(self._salt, _OPERATIONS, _MEMORY)
+        nonce = self._urandom(24)
+        content = {
+            "format": _SEALED,
+            "kdf": "argon2id",
+            "operations": _OPERATIONS,
+            "memory": _MEMORY,
+            "salt": _text(self._salt),
+            "nonce": _text(nonce),
+            "box": _text(secretbox_seal(self._key, nonce, data)),
+        }
+        return json.dumps(content, indent=1).encode()
+
+    def open_untrusted(self, data: bytes) -> bytes:
+        """Return what :meth:`seal` was given.
+
+        Raises:
+            WireError: *data* is no sealed file.
+            ConfigError: the passphrase is another one, or the box is damaged: the two look the same.
+        """
+        try:
+            content = json.loads(data)
+            if content["format"] != _SEALED or content["kdf"] != "argon2id":
+                raise WireError("a sealed identity of another format")
+            operations, memory = int(content["operations"]), int(content["memory"])
+            salt, nonce = _octets(content["salt"], 16), _octets(content["nonce"], 24)
+            box = base64.b64decode(content["box"], validate=True)
+            if not 1 <= operations <= _MAX_OPERATIONS or not 8192 <= memory <= _MAX_MEMORY:
+                raise WireError("a sealed identity that asks for too much work")
+            key = self._derive(salt, operations, memory)
+        except WireError:
+            raise
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise WireError(f"a sealed identity that cannot be read: {type(error).__name__}") from None
+        try:
+            opened = secretbox_open_untrusted(key, nonce, box)
+        except WireError:
+            raise ConfigError("storage_passphrase: it does not open the kept identity") from None
+        if (operations, memory) == (_OPERATIONS, _MEMORY):
+            self._salt, self._key = salt, key
+        return opened
+
+
+def _is_sealed(data: bytes) -> bool:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == _SEALED
+
+
 class IdentityStore:
     """One identity on disk, locked for this process while open.
 
     Args:
         folder: made if it does not exist.
+        passphrase: seals the file; a plain one is sealed when it is next saved.
 
     Raises:
         OSError: EALREADY when another process (or tunnel) is this identity; the kernel's otherwise.
+        ConfigError: the passphrase is empty.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, passphrase: str | None = None) -> None:
+        self._seal = None if passphrase is None else PassphraseSeal(passphrase)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chmod(folder, 0o700)
         self._path = folder / "identity.json"
@@ -162,10 +251,14 @@ class IdentityStore:
             raise OSError(errno.EALREADY, f"the identity in {folder} is in use") from None
 
     def load(self) -> ClientIdentity | None:
-        """Return the identity; None if there is none yet, or one that cannot be read, which is set aside."""
+        """Return the identity; None if there is none yet, or one that cannot be read, which is set aside.
+
+        Raises:
+            ConfigError: the file is sealed, and the passphrase is missing or another one. The file stays.
+        """
         try:
             with self._path.open("rb") as file:
-                return ClientIdentity.decode_untrusted(file.read(_MAX_FILE))
+                return self._read(file.read(_MAX_FILE))
         except FileNotFoundError:
             return None
         except WireError as error:
@@ -175,15 +268,33 @@ class IdentityStore:
             _LOG.warning("%s: %s; set aside as %s", self._path, error, aside.name)
             return None
 
+    def _read(self, data: bytes) -> ClientIdentity:
+        if _is_sealed(data):
+            if self._seal is None:
+                raise ConfigError("storage_passphrase: the kept identity is sealed, it needs its passphrase")
+            data = self._seal.open_untrusted(data)
+        return ClientIdentity.decode_untrusted(data)
+
     def save(self, identity: ClientIdentity) -> None:
         """Replace the file in one step."""
+        content = identity.encode()
+        if self._seal is not None:
+            content = self._seal.seal(content)
         temporary = self._path.with_suffix(".new")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
-            file.write(identity.encode())
+            os.fchmod(descriptor, 0o600)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+
+    def remove(self) -> bool:
+        """Forget the identity; return whether there was one. Its lock stays with us until :meth:`close`."""
+        there = self._path.exists()
+        for path in (self._path, self._path.with_suffix(".new"), self._path.with_suffix(".broken")):
+            path.unlink(missing_ok=True)
+        return there
 
     def close(self) -> None:
         """Let others be this identity; any number of times."""
