@@ -28,6 +28,7 @@ _COMMANDS = {
     "localnet": "run the embedded network in the foreground",
     "daemon": "own one tunnel and hand sockets to every process of this user",
     "status": "show what the daemon says about itself",
+    "identity": "show, replace or delete the identity that client_id keeps between runs",
 }
 
 

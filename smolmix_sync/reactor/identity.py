@@ -21,9 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smolmix_sync.address import base58_decode, base58_encode
+from smolmix_sync.address import Recipient, base58_decode, base58_encode
 from smolmix_sync.config import ConfigError, TunnelConfig
-from smolmix_sync.crypto import argon2id, secretbox_open_untrusted, secretbox_seal
+from smolmix_sync.crypto import (
+    argon2id,
+    ed25519_public_from_seed,
+    secretbox_open_untrusted,
+    secretbox_seal,
+    x25519_base,
+)
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.client import ClientKeys
 from smolmix_sync.reactor._originals import posix_close
@@ -76,6 +82,19 @@ class ClientIdentity:
     def generate(cls, urandom: Callable[[int], bytes] = os.urandom) -> ClientIdentity:
         """Return a new identity."""
         return cls(ClientKeys.generate(urandom))
+
+    def public(self) -> dict[str, Any]:
+        """Return what others may know: public keys and gateways, in base58, and the Nym address."""
+        identity = ed25519_public_from_seed(self.keys.identity_seed)
+        encryption = x25519_base(self.keys.encryption_private)
+        gateway = self.gateway
+        return {
+            "identity": base58_encode(identity),
+            "encryption": base58_encode(encryption),
+            "gateway": None if gateway is None else base58_encode(gateway),
+            "address": None if gateway is None else str(Recipient(identity, encryption, gateway)),
+            "registered_at": [base58_encode(name) for name in self.registrations],
+        }
 
     def encode(self) -> bytes:
         """Return the content of the file."""
@@ -233,6 +252,10 @@ class IdentityStore:
         folder: made if it does not exist.
         passphrase: seals the file; a plain one is sealed when it is next saved.
 
+    Attributes:
+        lock_fd: the descriptor that holds the lock.
+        sealed: whether the file that was read or written last is sealed.
+
     Raises:
         OSError: EALREADY when another process (or tunnel) is this identity; the kernel's otherwise.
         ConfigError: the passphrase is empty.
@@ -240,6 +263,7 @@ class IdentityStore:
 
     def __init__(self, folder: Path, passphrase: str | None = None) -> None:
         self._seal = None if passphrase is None else PassphraseSeal(passphrase)
+        self.sealed = False
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chmod(folder, 0o700)
         self._path = folder / "identity.json"
@@ -269,7 +293,8 @@ class IdentityStore:
             return None
 
     def _read(self, data: bytes) -> ClientIdentity:
-        if _is_sealed(data):
+        self.sealed = _is_sealed(data)
+        if self.sealed:
             if self._seal is None:
                 raise ConfigError("storage_passphrase: the kept identity is sealed, it needs its passphrase")
             data = self._seal.open_untrusted(data)
@@ -288,6 +313,7 @@ class IdentityStore:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self._path)
+        self.sealed = self._seal is not None
 
     def remove(self) -> bool:
         """Forget the identity; return whether there was one. Its lock stays with us until :meth:`close`."""
