@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.mixnet_world import Client, World
 
+from smolmix_sync.address import Recipient
 from smolmix_sync.ipr import IpPacketRouter, RouterConfig
 from smolmix_sync.ipr.events import Connected, IprClientEvent
 from smolmix_sync.ipr.router import PacketAccepted, SendReply
@@ -184,6 +185,28 @@ def test_exit_answers_the_connect_request(version: int) -> None:
     assert event.version == version
     assert event.ips == tunnel.bridge.ipr.ips
     assert tunnel.bridge.connected
+
+
+@pytest.mark.parametrize("version", [9, 10])
+def test_connect_request_that_overtakes_the_open_frame_brings_the_surbs_of_its_answer(version: int) -> None:
+    # A real exit drops an answer to a sender whose SURBs it does not hold (yet).
+    tunnel = Tunnel(version=version)
+    send = tunnel.client.core.send
+    calls: list[int] = []
+
+    def open_frame_last(recipient: Recipient, message: bytes, now: float, **options: Any) -> bool:
+        calls.append(options.get("surbs", 0))
+        if len(calls) > 1:
+            return send(recipient, message, now, **options)
+        world = tunnel.world
+        world.at(now + 8.0, lambda: send(recipient, message, world.now, **options))
+        return True
+
+    tunnel.client.core.send = open_frame_last  # type: ignore[method-assign]
+    began = tunnel.world.now
+    tunnel.connect()
+    assert tunnel.world.now - began < 4, "answered before the Open frame was there"
+    assert calls[:2] == [0, BridgeSettings().open_surbs]
 
 
 def test_idle_slots_fill_the_stock_and_then_carry_cover() -> None:
