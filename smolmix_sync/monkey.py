@@ -5,9 +5,10 @@ Classes are patched in place: the two Python classes that sit directly on the C 
 covered, ``ssl``, asyncio, PySocks and multiprocessing inherit it, and the order of gevent's patch and ours does not
 matter. The name ``_socket.socket`` is bound to a subclass for fresh copies of the socket module.
 
-Patching starts nothing: the tunnel comes up at the first call that needs it.
+Patching starts no tunnel: it comes up at the first call that needs it. Beside the patch stand two more layers: an audit
+hook (``_audit``) unless ``strict=False``, and with ``strict=True`` a seccomp filter (``_seccomp``).
 
-Source: spec/sockets.md sections 0, 2, 8 and 11; design.md decisions 11 and 11a.
+Source: spec/sockets.md sections 0, 2, 8, 10 and 11; design.md decisions 11 and 11a.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-from smolmix_sync import _socket_policy, dns
+from smolmix_sync import _audit, _seccomp, _socket_policy, dns
 from smolmix_sync._socket_core import METHODS, initialise
 from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
@@ -185,6 +186,11 @@ class Patch:
             _patch_names(changes)
         _patch_gevent(changes, names=options["dns"])
         _patch_reducers(changes)
+        if options["strict"] is not False:
+            changes.on_undo(_audit.disable)
+            _audit.enable(names=options["dns"], strict=options["strict"] is True)
+        if options["strict"] is True:
+            _seccomp.seal()  # the last step: nothing takes it back
 
     def _revert(self) -> None:
         self._changes.undo()
@@ -356,7 +362,8 @@ def patch_all(
 ) -> Patch:
     """Carry every socket this program makes from now on through the tunnel.
 
-    Starts no thread and no tunnel, so that it may stand at the top of a module a server imports before it forks.
+    Starts no thread (but with ``strict=True``) and no tunnel, so that it may stand at the top of a module a server
+    imports before it forks.
 
     Args:
         tunnel: the tunnel to use; None: the default one, made at the first call that needs it.
@@ -366,7 +373,10 @@ def patch_all(
             (in the tunnel) or ``"deny"``.
         dns: resolve names in the tunnel; False leaves the resolver functions alone (the system's resolver asks in
             clear).
-        strict: ``"auto"``, True or False: whether the kernel is told to refuse what passes us by.
+        strict: what is done about code that passes the patched classes by. ``"auto"``: an audit hook refuses kernel
+            sockets and system look-ups made by Python code, and warns when a C library with sockets of its own is
+            imported. True: such imports raise, and a seccomp filter refuses internet sockets to everything but the
+            reactor, C code and child processes included; it stays until the process ends. False: neither.
         start: begin the tunnel in the background now.
         isolate: None; stream isolation has no other value yet.
 
@@ -375,7 +385,8 @@ def patch_all(
 
     Raises:
         ValueError: an argument makes no sense.
-        LeakBlocked: (strict) the environment would lead traffic past the tunnel.
+        LeakBlocked: (strict) the environment would lead traffic past the tunnel, or the filter cannot be had:
+            another thread runs already, or the kernel refuses.
     """
     global _active
     options: dict[str, Any] = {
@@ -416,14 +427,19 @@ def _check_environment(strict: Strict) -> None:
         _LOG.warning(
             "%d internet sockets were there before patch_all() and stay outside the tunnel", existing
         )
-    if strict is True:
-        # The kernel's part (seccomp filter, audit hook) goes here. A promise we cannot keep must not look kept.
-        raise LeakBlocked("strict mode is not available in this version")
 
 
 def unpatch_all() -> None:
-    """Undo ``patch_all`` exactly; sockets made meanwhile keep working where they are."""
+    """Undo ``patch_all`` exactly; sockets made meanwhile keep working where they are.
+
+    Raises:
+        LeakBlocked: the patch is strict: a seccomp filter cannot be taken off.
+    """
     global _active
+    if _active is not None and _active.options["strict"] is True:
+        raise LeakBlocked(
+            "patch_all(strict=True) cannot be undone: a seccomp filter stays until the process ends"
+        )
     if _active is not None:
         _active._revert()
         _active = None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolmix_sync.cli._common import network, open_tunnel, say
-from smolmix_sync.cli.run import run_program
+from smolmix_sync.cli.run import patch, run_program
 
 if TYPE_CHECKING:
     from smolmix_sync.localnet import LocalNet
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-v", "--verbose", action="count", default=0, help="log life-cycle events; twice: packets"
     )
+    parser.add_argument("--no-strict", action="store_true", help="no seccomp filter on this process")
     parser.set_defaults(localnet=True, config=None, nym_api=None, gateway=None, ipr=None, profile=None)
 
 
@@ -49,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
             before = net.stats()
             script_began = time.monotonic()
             say(f"\nrunning {_SCRIPT.name}, which knows nothing of this:")
-            with smolmix_sync.patch_all():
-                code = run_program(str(_SCRIPT), [])
+            if not patch(strict=not arguments.no_strict):
+                return 1
+            code = run_program(str(_SCRIPT), [])
             seconds = time.monotonic() - script_began
             say(f"exit code {code} after {seconds:.1f} s")
             moved = _print_hops(net, before)

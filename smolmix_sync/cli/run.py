@@ -7,10 +7,12 @@ import os
 import runpy
 import sys
 import traceback
+from collections.abc import Iterable
 
 from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
+from smolmix_sync.errors import LeakBlocked
 
-__all__ = ["add_arguments", "run", "run_program"]
+__all__ = ["add_arguments", "patch", "run", "run_program"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a destination outside the tunnel, decided before connecting (loopback always is one)",
     )  # fmt: skip
     parser.add_argument(
+        "--no-strict", action="store_true",
+        help="no seccomp filter: C libraries and child processes then reach the network past the tunnel",
+    )  # fmt: skip
+    parser.add_argument(
         "-m", dest="module", action="store_true", help="the program is a module name, as in python -m"
     )
     parser.add_argument("program", help="path of the script, or the module with -m")
@@ -28,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the tunnel, patch this process, run the program as ``__main__``; return the program's exit code."""
+    """Start the tunnel, patch this process, run the program as ``__main__``; return its exit code."""
     import smolmix_sync
 
     if not arguments.module and not os.path.exists(arguments.program):
@@ -40,10 +46,25 @@ def run(arguments: argparse.Namespace) -> int:
         if not (_daemon_answers() if by_daemon else open_tunnel(arguments)):
             return 1
         try:
-            with smolmix_sync.patch_all(direct=("loopback", *arguments.direct)):
-                return run_program(arguments.program, arguments.args, module=arguments.module)
+            if not patch(("loopback", *arguments.direct), strict=not arguments.no_strict):
+                return 1
+            return run_program(arguments.program, arguments.args, module=arguments.module)
         finally:
             smolmix_sync.disconnect()
+
+
+def patch(direct: Iterable[str] = ("loopback",), *, strict: bool = True) -> bool:
+    """Patch this process until it ends, under the seccomp filter if *strict*; say so and return False if refused."""
+    import smolmix_sync
+
+    if not strict:
+        say("smolmix-sync: --no-strict: C libraries and child processes are NOT kept inside the tunnel")
+    try:
+        smolmix_sync.patch_all(direct=direct, strict=True if strict else "auto")
+    except LeakBlocked as refused:
+        say(f"smolmix-sync: {refused} (--no-strict runs the program without this protection)")
+        return False
+    return True
 
 
 def _daemon_answers() -> bool:

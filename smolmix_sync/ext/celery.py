@@ -195,7 +195,10 @@ class Installed:
         self._pid = os.getpid()
         direct = [*self._direct, *self._broker_addresses()]
         self.patch = smolmix_sync.patch_all(
-            tunnel=self._choice, direct=("loopback", *direct), **self._options
+            # Workers start children with tunnels of their own, and a daemon: no filter unless asked for.
+            tunnel=self._choice,
+            direct=("loopback", *direct),
+            **{"strict": False, **self._options},
         )
         mode: Mode = self.mode
         if mode == "parent" and self._pool != "prefork":
@@ -373,7 +376,7 @@ def install(
         start_timeout: seconds that a starting worker waits for the daemon's tunnel. Without it the worker starts
             all the same, and its tasks fail with ENETDOWN.
         daemon_arguments: arguments of ``smolmix-sync daemon``, should it be started.
-        options: for ``patch_all``.
+        options: for ``patch_all``; ``strict`` is False unless given.
 
     Returns:
         The installation.

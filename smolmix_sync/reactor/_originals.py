@@ -28,21 +28,25 @@ __all__ = [
     "allocate_lock",
     "epoll",
     "get_ident",
+    "get_native_id",
     "getaddrinfo",
     "gethostbyaddr",
     "gethostbyname",
     "gethostbyname_ex",
     "gethostname",
     "getnameinfo",
+    "lookup_threads",
     "monotonic",
     "original",
     "os_error",
     "pause",
     "poll",
     "posix_close",
+    "reactor_idents",
     "require_linux",
     "run_at_exit",
     "run_in_child",
+    "sealed",
     "socketpair",
     "start_new_thread",
     "wait_fd",
@@ -83,6 +87,14 @@ gethostname = _socket.gethostname
 start_new_thread: Callable[..., int] = original("_thread", "start_new_thread")
 allocate_lock: Callable[[], _thread.LockType] = original("_thread", "allocate_lock")
 get_ident: Callable[[], int] = original("_thread", "get_ident")
+get_native_id: Callable[[], int] = _thread.get_native_id
+
+#: Threads (by ``get_ident``) that are a reactor: the audit hook lets them make sockets.
+reactor_idents: set[int] = set()
+#: Threads (by the kernel's id) that the reactor started for look-ups of nym-api and gateway.
+lookup_threads: set[int] = set()
+#: Whether this process, or the one it was forked from, is under the seccomp filter of ``patch_all(strict=True)``.
+sealed = False
 
 # None where the platform has none: the package must import everywhere and fail on first use.
 poll = original("select", "poll") if hasattr(select, "poll") or "gevent.monkey" in sys.modules else None

@@ -372,6 +372,13 @@ def client_tls_context(ca_file: str | None = None, alpn: tuple[bytes, ...] = ())
     return context
 
 
+def _system_lookup(host: bytes, port: int) -> list[Any]:
+    _originals.lookup_threads.add(_originals.get_native_id())
+    return _originals.getaddrinfo(  # type: ignore[no-any-return]
+        host, port, _socket.AF_UNSPEC, _socket.SOCK_STREAM
+    )
+
+
 def resolve_host(host: str, port: int, timeout: float | None = None) -> list[tuple[int, Any]]:
     """Return ``(family, sockaddr)`` of *host* in the system resolver's order, IPv4 first.
 
@@ -385,9 +392,7 @@ def resolve_host(host: str, port: int, timeout: float | None = None) -> list[tup
             continue
         return [(family, (host, port) if family == _socket.AF_INET else (host, port, 0, 0))]
     with gevent.Timeout(timeout, TimeoutError(errno.ETIMEDOUT, f"resolving {host} timed out")):
-        found = gevent.get_hub().threadpool.apply(
-            _originals.getaddrinfo, (host.encode("idna"), port, _socket.AF_UNSPEC, _socket.SOCK_STREAM)
-        )
+        found = gevent.get_hub().threadpool.apply(_system_lookup, (host.encode("idna"), port))
     addresses: list[tuple[int, Any]] = []
     for family, _, _, _, sockaddr in found:
         if family in (_socket.AF_INET, _socket.AF_INET6) and (int(family), sockaddr) not in addresses:

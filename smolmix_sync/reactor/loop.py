@@ -208,6 +208,7 @@ class ReactorLoop:
     def _run(self, ready: Any) -> None:
         try:
             self._ident = get_ident()
+            _originals.reactor_idents.add(self._ident)
             hub: Any = gevent.get_hub()
             self._hub = hub
             # The hub prints errors of watchers to stderr; ours are bugs, and go to the log.
@@ -227,6 +228,7 @@ class ReactorLoop:
             self.closes.close()
             hub.destroy(destroy_loop=True)
         finally:
+            _originals.reactor_idents.discard(get_ident())
             self._ended.release()
 
     def _hub_error(self, context: object, kind: Any, value: Any, trace: Any) -> None:
@@ -433,10 +435,19 @@ def shared_loop() -> ReactorLoop:
     """Return the one reactor of this process, started; tunnels share it.
 
     A forked child gets a new one.
+
+    Raises:
+        OSError: ENETDOWN where a seccomp filter would leave a new one without network.
     """
     global _shared
     with _shared_lock:
         if _shared is None or not _shared.running:
+            if _originals.sealed:
+                raise os_error(
+                    errno.ENETDOWN,
+                    "the seccomp filter of strict mode leaves this process no network of its own: "
+                    "use a daemon (SMOLMIX_DAEMON), fork='parent', or no strict mode",
+                )
             _shared = ReactorLoop()
         return _shared.start()
 
@@ -445,6 +456,8 @@ def _after_fork_in_child() -> None:
     global _shared, _shared_lock
     _shared_lock = allocate_lock()
     _shared = None
+    _originals.reactor_idents.clear()
+    _originals.lookup_threads.clear()
     for loop in _live:
         loop._abandon()
         _abandoned.append(loop)

@@ -65,6 +65,28 @@ def test_run_gives_the_script_its_arguments_and_ends_with_its_code(
     assert done.returncode == 7
 
 
+_LEAKS = """
+import ctypes, socket, subprocess, sys, urllib.request
+print("C", ctypes.CDLL(None).socket(2, 1, 0) >= 0)
+child = [sys.executable, "-c", "import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM)"]
+print("child", subprocess.run(child, stderr=subprocess.DEVNULL).returncode == 0)
+print(len(urllib.request.urlopen("http://www.localnet/bytes/99", timeout=30).read()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", [True, False])
+def test_run_keeps_c_code_and_children_off_the_network_unless_told_otherwise(
+    environment: dict[str, str], tmp_path: Path, strict: bool
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(_LEAKS)
+    done = smolmix("run", *([] if strict else ["--no-strict"]), str(script), **environment)
+    assert done.stdout.splitlines() == [f"C {not strict}", f"child {not strict}", "99"], done.stderr
+    assert done.returncode == 0
+    assert ("--no-strict" in done.stderr) is not strict
+
+
 @pytest.mark.slow
 def test_run_module_and_tracebacks(environment: dict[str, str]) -> None:
     done = smolmix("run", "-m", "json.tool", "--help", **environment)

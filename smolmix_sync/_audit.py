@@ -1,0 +1,141 @@
+"""Layer 2 of failing closed: an audit hook refuses the kernel sockets and names that Python code makes past the patch.
+
+It sees what the patched classes cannot: the C type captured before the patch (``from _socket import socket``), captured
+resolver functions, copies of the socket module made earlier. It does not see C libraries that call ``socket(2)``
+themselves; known ones are named when they are imported, and :mod:`smolmix_sync._seccomp` stops them.
+
+A hook can never be removed from a process, so it is behind a switch.
+
+Source: spec/sockets.md section 10, layer 2; design.md decision 11.
+"""
+
+from __future__ import annotations
+
+import _socket
+import importlib.util
+import sys
+import warnings
+from typing import Any
+
+from smolmix_sync.errors import LeakBlocked
+from smolmix_sync.reactor import _originals
+
+__all__ = ["C_LIBRARIES", "disable", "enable"]
+
+#: Modules whose C code opens its own sockets or asks its own resolver, with what to use in their place.
+C_LIBRARIES: dict[str, str] = {
+    "MySQLdb": "PyMySQL",
+    "aiodns": "aiohttp's threaded resolver",
+    "confluent_kafka": "kafka-python",
+    "gevent.resolver.ares": "gevent's thread resolver",
+    "grpc": "smolmix_sync.forward()",
+    "psycopg": "pg8000, or smolmix_sync.forward()",
+    "psycopg2": "pg8000, or smolmix_sync.forward()",
+    "pycares": "the socket module's functions",
+    "pycurl": "urllib3 or httpx",
+    "pymssql": "python-tds",
+    "pynng": "smolmix_sync.forward()",
+    "uvloop": "asyncio's own event loop",
+    "zmq": "smolmix_sync.forward()",
+}
+
+_INTERNET = frozenset({-1, int(_socket.AF_INET), int(_socket.AF_INET6), 17})  # 17: AF_PACKET
+_FORWARD = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
+_REVERSE = frozenset({"socket.gethostbyaddr", "socket.getnameinfo"})
+
+_installed = False
+_on = False
+_names = True
+_strict = False
+_named: set[str] = set()
+
+
+def enable(*, names: bool, strict: bool) -> None:
+    """Switch the hook on; it is added to the process the first time.
+
+    Args:
+        names: refuse the system's resolver too.
+        strict: refuse to import C libraries with sockets of their own, instead of warning about each once.
+
+    Raises:
+        LeakBlocked: (strict) such a library is loaded already.
+    """
+    global _installed, _on, _names, _strict
+    for module in C_LIBRARIES:
+        if module in sys.modules:
+            _name_library(module, strict)
+    _names, _strict = names, strict
+    if not _installed:
+        sys.addaudithook(_hook)
+        _installed = True
+    _on = True
+
+
+def disable() -> None:
+    """Switch the hook off."""
+    global _on
+    _on = False
+    _named.clear()
+
+
+def _name_library(module: str, strict: bool) -> None:
+    text = f"{module} opens sockets in C, which patch_all() cannot carry; in its place: {C_LIBRARIES[module]}"
+    if strict:
+        raise LeakBlocked(text)
+    if module not in _named:
+        _named.add(module)
+        warnings.warn(text, RuntimeWarning, 4)
+
+
+def _is_installed(module: str) -> bool:
+    # The event comes before the search: `try: import pycurl` must fail as ever where there is none.
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _ours() -> bool:
+    """Tell whether the function that raised the event was called by this package, or in the reactor's thread."""
+    caller = sys._getframe(2)  # 0 is this function, 1 the hook
+    if str(caller.f_globals.get("__name__", "")).startswith("smolmix_sync."):
+        return True
+    return _originals.get_ident() in _originals.reactor_idents
+
+
+def _numeric(host: Any) -> bool:
+    if host is None:
+        return True
+    if isinstance(host, (bytes, bytearray)):
+        host = bytes(host).decode("latin-1")
+    if not isinstance(host, str):
+        return False
+    if not host:
+        return True
+    for family in (_socket.AF_INET, _socket.AF_INET6):
+        try:
+            _socket.inet_pton(family, host.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if not _on:
+        return
+    if event == "socket.__new__":
+        # -1 is AF_INET, or "look at the descriptor", and the event does not say which.
+        if args[1] in _INTERNET and not _ours():
+            raise LeakBlocked(
+                f"a kernel socket of {type(args[0]).__module__}.{type(args[0]).__name__} would leave the tunnel "
+                "(made from a class that was captured before patch_all())"
+            )
+    elif event in _FORWARD:
+        if _names and not _numeric(args[0]) and not _ours():
+            raise LeakBlocked(f"{event}({args[0]!r}) would ask the system's resolver, outside the tunnel")
+    elif event in _REVERSE:
+        if _names and not _ours():
+            raise LeakBlocked(f"{event}({args[0]!r}) would ask the system's resolver, outside the tunnel")
+    elif event == "import" and args[0] in C_LIBRARIES and _is_installed(args[0]):
+        _name_library(args[0], _strict)
