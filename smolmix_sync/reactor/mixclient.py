@@ -119,10 +119,8 @@ class MixnetSession:
         """Load the kept identity, if one is named."""
         if self.config.client_id is None:
             return
-        if self.config.storage_passphrase is not None:
-            raise ConfigError("storage_passphrase: sealing the kept identity is not supported")
         try:
-            self._store = IdentityStore(storage_folder(self.config))
+            self._store = IdentityStore(storage_folder(self.config), self.config.storage_passphrase)
             self.loop.guard_fd(self._store.lock_fd)
             if not self._fresh_identity:
                 self.identity = self._store.load() or self.identity

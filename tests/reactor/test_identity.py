@@ -107,5 +107,11 @@ def test_tunnel_with_a_client_id_is_the_same_client_again(tmp_path: Path) -> Non
             assert other != address
         with Tunnel(**settings) as tunnel:
             assert tunnel.nym_address == other
-        with pytest.raises(ConfigError, match="storage_passphrase"):
-            Tunnel(**settings, storage_passphrase="hush")
+        with Tunnel(**settings, storage_passphrase="hush") as tunnel:
+            assert tunnel.nym_address == other
+        assert b"identity_seed" not in (tmp_path / "me" / "identity.json").read_bytes()
+        for passphrase in ({"storage_passphrase": "another"}, {}):
+            with pytest.raises(ConfigError, match="storage_passphrase"):
+                Tunnel(**settings, **passphrase)
+        with Tunnel(**settings, storage_passphrase="hush") as tunnel:
+            assert tunnel.nym_address == other
