@@ -7,6 +7,7 @@ reason begins with one of :data:`ACCEPTED_REASONS`: what a CI machine cannot hav
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 from support import vectors
@@ -31,6 +32,25 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if exitstatus == 0 and reporter is not None and _unaccepted(reporter):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave without the interpreter's finalization, with everything printed and torn down.
+
+    One process that ran hundreds of gevent hubs in threads that are gone was once ended by a fault inside
+    greenlet's own collector hook (``green_is_gc``) while the interpreter took itself apart, after every test had
+    passed. How programs end is tested in processes of their own (tests/isolated), which finalize as usual.
+    """
+    session = getattr(config, "_smolmix_session", None)
+    if session is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(session.exitstatus))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config._smolmix_session = session  # type: ignore[attr-defined]
 
 
 def _unaccepted(reporter: pytest.TerminalReporter) -> list[pytest.TestReport]:
