@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from smolmix_sync.ipr import client as ipr
+from smolmix_sync.ipr.lp import StreamFrame, StreamMessageType
 from smolmix_sync.ipr.router import (
     ClientDisconnected,
     IpPacketRouter,
@@ -161,6 +162,7 @@ def test_an_exit_that_serves_neither_is_given_up() -> None:
 
 
 @settings(max_examples=25, deadline=None)
+@example(379, 9, 0.0, 0.0, 0.0)
 @given(
     st.integers(0, 2**32),
     st.sampled_from([8, 9, 10]),
@@ -180,6 +182,8 @@ def test_every_packet_that_arrives_is_delivered_as_often_as_it_arrived(
     def counting(message: bytes, now: float) -> None:
         before = world.client.stats.packets_received + len(world.client._resequencer)
         take(message, now)
+        if version >= 9 and StreamFrame.decode_untrusted(message).msg_type is StreamMessageType.OPEN_ACK:
+            return  # it may come after the answer to the connect request
         arrived["messages"] += 1
         assert world.client.stats.packets_received + len(world.client._resequencer) >= before
 

@@ -1,7 +1,7 @@
 """The reference figures of spec/netstack.md section 9, as a bound on what a change may cost.
 
-The quick scenarios run always; the marker ``slow`` has those above a second,
-``long`` the whole table. ``benchmarks/bench_stack.py`` prints it.
+The quick scenarios run always; the marker ``long`` has those above a second and
+the whole table. ``benchmarks/bench_stack.py`` prints it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_a_quick_scenario_is_not_slower_than_its_reference(name: str, hop: int, 
     within_reference(name, hop, loss)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "hop", "loss"), SLOW)
 def test_a_scenario_is_not_slower_than_its_reference(name: str, hop: int, loss: int) -> None:
@@ -81,7 +81,7 @@ def test_loss_costs_four_times_at_one_percent_and_eight_times_at_five_at_most(
     stays_usable(name, resend=resend)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hop", [0.015, 0.050])
 @pytest.mark.parametrize("name", ["D2", "D3", "D4", "U2", "U3", "U4"])
@@ -89,7 +89,7 @@ def test_loss_is_bearable_for_the_large_transfers_too(name: str, hop: float) -> 
     stays_usable(name, hop=hop)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("hop", [0.015, 0.050])
 def test_none_of_a_hundred_connections_starves(hop: float) -> None:
     for seed in SEEDS:
@@ -107,7 +107,7 @@ def test_a_quick_upload_share_is_fair() -> None:
     assert outcome.times[-1] <= 2 * median(outcome.times)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_mix_outruns_cubic_where_loss_is_not_congestion() -> None:
     # Spec section 4: 2 MiB up, unpaced, 1 % loss: 127 KiB/s with CUBIC, 529 with mix, 821 without.
     times = {
