@@ -44,8 +44,8 @@ class Exit(Gateway):
     """A gateway that is also an exit.
 
     Counters besides those of `Gateway`: ``ip_packets_in`` and ``ip_packets_out`` (from and to clients),
-    ``ipr_clients`` (connected since the start), those of `Relay`, and those of the router's own mixnet client
-    with the prefix ``ipr_``, those of the router
+    ``ipr_clients`` (connected since the start, and ``ipr_clients_v10`` those of version 10), those of `Relay`,
+    and those of the router's own mixnet client with the prefix ``ipr_``, those of the router
     with ``router_``. Switches: ``silent`` swallows everything for the router; ``drop_ip``
     is the fraction of clients' IP packets that get lost behind the exit.
     """
@@ -149,8 +149,9 @@ class Exit(Gateway):
                 case PacketAccepted(packet, _):
                     self.counters["ip_packets_in"] += 1
                     self._relay.receive(packet, now)
-                case ClientConnected():
+                case ClientConnected(_, _, version):
                     self.counters["ipr_clients"] += 1
+                    self.counters[f"ipr_clients_v{version}"] += 1
                 case ClientDisconnected():
                     self.counters["ipr_clients_gone"] += 1
 

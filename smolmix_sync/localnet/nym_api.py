@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -54,6 +55,8 @@ _ROLES = {
     "exit-gateway": "/exit-gateways",
 }
 _EPOCHS_IN_INTERVAL = 720
+# Ours: requests remembered for who watches the network.
+_LOG_LENGTH = 1024
 
 
 class NymApi(Program):
@@ -66,6 +69,7 @@ class NymApi(Program):
         """Open the http and the https listener."""
         self._directory = Directory.from_json(self.config["directory"])
         self._began = time.time()
+        self._log: deque[dict[str, Any]] = deque(maxlen=_LOG_LENGTH)
         self._server = HttpServer(self._answer, "nym-api of a localnet")
         await self._server.listen(self.config["address"], self.port("http"))
         tls = server_context(Leaf(**self.config["leaf"]))
@@ -75,8 +79,14 @@ class NymApi(Program):
         """Announce another directory from now on."""
         self._directory = Directory.from_json(directory)
 
+    async def command_requests(self) -> list[dict[str, Any]]:
+        """Return the last requests, oldest first: method, target, accept, origin (None where it was not said)."""
+        return list(self._log)
+
     async def _answer(self, request: Request) -> Response:
         self.counters["requests"] += 1
+        said = {name: request.header(name) for name in ("accept", "origin")}
+        self._log.append({"method": request.method, "target": request.target, **said})
         if self.switches.get("down"):
             return Response(503, _CORS, b"down\n")
         if request.method == "OPTIONS":

@@ -53,6 +53,7 @@ def test_exit_speaks_every_version_it_announces(net: LocalNet, version: int) -> 
         assert connected.version == version
         assert connected.mtu == (1420 if version == 10 else None)
         assert connected.ips.ipv4.startswith("10.0.")
+        assert net.node("exit").stats()[f"ipr_clients_v{version}"] == 1
         assert tunnel.stack is not None
         assert ask(tunnel, tunnel.stack.udp(), b"echo", ECHO[0], 7) == b"echo"
 

@@ -107,6 +107,14 @@ def test_browser_may_ask_from_any_page(bench: Any) -> None:
         assert answer.headers["Access-Control-Allow-Headers"] == "*"
 
 
+def test_requests_are_remembered_for_who_watches(bench: Any) -> None:
+    api = Api(bench)
+    api.get("v1/api-status/health?x=1")
+    asked = api.node.request("command", command="requests", arguments={})
+    target = "/api/v1/api-status/health?x=1"
+    assert asked == [{"method": "GET", "target": target, "accept": None, "origin": None}]
+
+
 def test_https_says_the_same(bench: Any) -> None:
     assert Health.decode_untrusted(Api(bench).get("v1/api-status/health", tls=True).read()).status == "up"
 

@@ -38,7 +38,10 @@ class PeerError(RuntimeError):
 
 def missing() -> str | None:
     """Return what this machine lacks to run the browser client, or None."""
-    for program, why in (("chromium", "the client's browser"), ("npm", "the source of the client's packages")):
+    for program, why in (
+        ("chromium", "the client's browser"),
+        ("npm", "the source of the client's packages"),
+    ):
         if shutil.which(program) is None:
             return f"{program} is not installed: {why}"
     return None
@@ -167,7 +170,10 @@ class Browser:
         )
         self._stack.callback(_end, process)
         self._socket = websocket.create_connection(
-            _devtools_url(Path(profile), process), timeout=10, suppress_origin=True, http_no_proxy=["127.0.0.1"]
+            _devtools_url(Path(profile), process),
+            timeout=10,
+            suppress_origin=True,
+            http_no_proxy=["127.0.0.1"],
         )
         self._stack.callback(self._socket.close)
 
