@@ -405,6 +405,10 @@ class MixnetCore:
             + self._answers.surbs_for(recipient)
         )
 
+    def write_off_surbs(self, recipient: Recipient) -> None:
+        """Take for lost whatever SURBs *recipient* was given and did not use; late replies still work."""
+        self._reply_keys.discount(recipient)
+
     # -- inside: choosing what goes out ----------------------------------------------------------------------
 
     def _enqueue(self, lane: int, message: QueuedMessage) -> bool:

@@ -118,11 +118,12 @@ class ReplyKeys:
         stock.settle(now, self._config.surb_spent_after)
         return len(stock.unused)
 
-    def discount(self) -> None:
-        """Count no SURB given so far as stock: the keys of its route are about to expire. Replies still work."""
-        for stock in self._stocks.values():
-            stock.unused.clear()
-            stock.marks.clear()
+    def discount(self, recipient: Recipient | None = None) -> None:
+        """Count no SURB given so far, to *recipient* or to anybody, as stock. Replies still work."""
+        for holder, stock in self._stocks.items():
+            if recipient is None or holder == recipient:
+                stock.unused.clear()
+                stock.marks.clear()
 
     def forget(self, recipient: Recipient) -> None:
         """Drop the keys and the stock of *recipient*."""

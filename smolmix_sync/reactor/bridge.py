@@ -61,6 +61,7 @@ class BridgeSettings:
         keepalive_interval: seconds without a packet of ours before one is made.
         resequence_hold: seconds an early message waits.
         connect_timeout: seconds for the exit's answer, all versions together.
+        connect_retry: seconds after which an unanswered connect request is repeated.
     """
 
     open_surbs: int = 17
@@ -69,6 +70,7 @@ class BridgeSettings:
     keepalive_interval: float = 25.0
     resequence_hold: float = 0.06
     connect_timeout: float = 60.0
+    connect_retry: float = 6.0
 
 
 @dataclass(slots=True)
@@ -81,6 +83,7 @@ class BridgeStats:
         messages_sent: IPR Data messages.
         surbs_attached: SURBs that travelled beside data.
         surbs_topped_up: SURBs sent by themselves.
+        stocks_written_off: times silence made us send SURBs anew.
         foreign_messages: mixnet messages that were not this exit's replies.
     """
 
@@ -89,6 +92,7 @@ class BridgeStats:
     messages_sent: int = 0
     surbs_attached: int = 0
     surbs_topped_up: int = 0
+    stocks_written_off: int = 0
     foreign_messages: int = 0
 
 
@@ -143,6 +147,7 @@ class Bridge:
             config=IprClientConfig(
                 connect_timeout=settings.connect_timeout,
                 v10_connect_timeout=min(15.0, settings.connect_timeout * 0.75),
+                connect_retry=settings.connect_retry,
                 keepalive_interval=settings.keepalive_interval,
                 resequence_hold=settings.resequence_hold,
             ),
@@ -152,7 +157,13 @@ class Bridge:
         self._device: Device | None = None
         self._timer: Timer | None = None
         self._closed = False
-        self.watch = ExitWatch(loop, settings.keepalive_interval, ping=self._send_ping, on_lost=self._silent)
+        self.watch = ExitWatch(
+            loop,
+            settings.keepalive_interval,
+            ping=self._send_ping,
+            on_lost=self._silent,
+            on_starved=self._refill,
+        )
         self._rate = 0.0
         self._rate_count = 0
         self._rate_at = loop.now()
@@ -391,6 +402,12 @@ class Bridge:
             now = self._loop.now()
             self.ipr.ping(now)
             self._after_ipr(now)
+
+    def _refill(self) -> None:
+        """Count nothing that the exit was given, so that the next slots carry SURBs."""
+        self.stats.stocks_written_off += 1
+        self.core.write_off_surbs(self.exit_address)
+        self._wake()
 
     def _silent(self, reason: str) -> None:
         self._on_silent(reason)

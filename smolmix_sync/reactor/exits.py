@@ -24,6 +24,8 @@ __all__ = ["ExitStream", "check_link", "exit_choices", "open_bridge"]
 
 #: Ours: IP packets of a program that wait for a slot; about a second of them at the default pace.
 _MAX_QUEUED = 64
+#: Ours: seconds between connect requests when the ack layer repairs losses, and when nothing does.
+_CONNECT_RETRY = (6.0, 2.0)
 
 
 def exit_choices(mix: MixnetSession, pinned: str | None, lost: Collection[Recipient] = ()) -> list[Exit]:
@@ -87,6 +89,7 @@ def open_bridge(
             keepalive_interval=config.keepalive_interval,
             resequence_hold=config.resequence_hold,
             connect_timeout=max(0.1, until - loop.now()),
+            connect_retry=_CONNECT_RETRY[config.disable_retransmissions],
         ),
         wake=mix.wake,
         on_event=take,

@@ -26,6 +26,8 @@ PROBES = 3
 PROBE_INTERVAL = 10.0
 #: Ours: how long packets of ours may stay unanswered before the first probe.
 SILENCE = 10.0
+#: Ours: how long they may before the exit is taken to have no SURB left; doubled each time, up to the second.
+STARVED = (1.0, 8.0)
 _TICK = 1.0
 
 
@@ -37,6 +39,7 @@ class ExitWatch:
         interval: seconds of silence after which a probe goes out in any case.
         ping: sends an IPR ping.
         on_lost: called once, with a sentence.
+        on_starved: called when the exit may be silent for want of SURBs.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class ExitWatch:
         *,
         ping: Callable[[], object],
         on_lost: Callable[[str], object],
+        on_starved: Callable[[], object],
     ) -> None:
         self._loop = loop
         self._interval = interval
         self._ping = ping
         self._on_lost = on_lost
+        self._on_starved = on_starved
         self._probes: SessionProbes | None = None
         self._timer: Timer | None = None
         self._paused = False
@@ -59,6 +64,8 @@ class ExitWatch:
         self._first_at = 0.0
         self._probe_at: float | None = None
         self._attempts = 0
+        self._waiting_since: float | None = None
+        self._patience = STARVED[0]
         self.probes_sent = 0
 
     def start(self, probes: SessionProbes | None) -> None:
@@ -80,6 +87,7 @@ class ExitWatch:
         """Ask nothing: the gateway's link is down, silence says nothing about the exit."""
         self._paused = True
         self._probe_at = None
+        self._waiting_since = None
 
     def resume(self) -> None:
         """Ask at once: the exit may have forgotten us meanwhile."""
@@ -91,10 +99,14 @@ class ExitWatch:
     def sent(self, now: float) -> None:
         """Note that IP packets left."""
         self._sent_at = now
+        if self._waiting_since is None:
+            self._waiting_since = now
 
     def heard(self, now: float) -> None:
         """Note that the exit said something, whatever it was."""
         self._heard_at = now
+        self._waiting_since = None
+        self._patience = STARVED[0]
         if self._probes is None:
             self.heard_data(now)
 
@@ -135,6 +147,7 @@ class ExitWatch:
         if self._paused:
             return
         now = self._loop.now()
+        self._look_for_starvation(now)
         if self._probe_at is None:
             unanswered = self._sent_at > self._data_at and now - self._data_at >= SILENCE
             if unanswered or now - self._data_at >= self._interval:
@@ -150,6 +163,17 @@ class ExitWatch:
                 self._on_lost("the exit answers, but has forgotten us")
             else:
                 self._on_lost("the exit does not answer")
+
+    def _look_for_starvation(self, now: float) -> None:
+        """Say that the stock of SURBs may be an illusion.
+
+        Messages of SURBs are lost like others, and while nothing comes back no count of ours can show it.
+        """
+        since = self._waiting_since
+        if since is not None and now - since >= self._patience:
+            self._waiting_since = now
+            self._patience = min(2 * self._patience, STARVED[1])
+            self._on_starved()
 
 
 class SessionProbes:

@@ -108,6 +108,16 @@ def test_after_a_key_rotation_nothing_counts_as_stock() -> None:
     assert table.outstanding(BOB, 1.0) == 3
 
 
+def test_the_stock_of_one_recipient_can_be_written_off_alone() -> None:
+    table = keys()
+    give(table, 0, 5, 0.0)
+    table.discount(Recipient(bytes([2]) * 32, bytes(32), bytes(32)))
+    assert table.outstanding(BOB, 0.0) == 5
+    table.discount(BOB)
+    assert table.outstanding(BOB, 0.0) == 0
+    assert table.pop(digest(0), 0.0) is not None
+
+
 def test_a_forgotten_recipient_leaves_nothing_behind() -> None:
     table = keys()
     give(table, 0, 5, 0.0)

@@ -66,8 +66,15 @@ class World:
         self.pong = pong
         self.data = data
         self.lost: list[str] = []
+        self.starved: list[float] = []
         self.probes = Probes()
-        self.watch = ExitWatch(self.clock, 25.0, ping=self.ping, on_lost=self.lost.append)  # type: ignore[arg-type]
+        self.watch = ExitWatch(
+            self.clock,  # type: ignore[arg-type]
+            25.0,
+            ping=self.ping,
+            on_lost=self.lost.append,
+            on_starved=lambda: self.starved.append(self.clock.now()),
+        )
         self.watch.start(self.probes if probes else None)  # type: ignore[arg-type]
 
     def ping(self) -> None:
@@ -156,6 +163,24 @@ def test_keepalive_makes_a_packet_even_while_asking() -> None:
     world.watch.keepalive()
     assert world.probes.echoes == 2
     assert world.watch.probes_sent == 1
+
+
+def test_silence_after_a_packet_means_a_lack_of_surbs_first_soon_then_seldom() -> None:
+    world = World()
+    world.clock.run(5)
+    assert world.starved == []
+    world.watch.sent(105.0)
+    world.clock.run(1.5)
+    assert len(world.starved) == 1
+    world.clock.run(20)
+    assert [round(at) for at in world.starved] == [106, 108, 112, 120]
+    world.watch.heard_data(world.clock.now())
+    world.watch.heard(world.clock.now())
+    world.clock.run(9)
+    assert len(world.starved) == 4
+    world.watch.sent(world.clock.now())
+    world.clock.run(2.5)
+    assert len(world.starved) == 5
 
 
 def test_stopped_watch_is_quiet() -> None:
