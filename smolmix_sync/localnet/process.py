@@ -224,6 +224,8 @@ async def _serve(program_type: type[Program], channel: Channel, first: dict[str,
     reader.cancel()
     with contextlib.suppress(Exception):
         await asyncio.wait_for(program.stop(), 2.0)
+    # What still runs is cancelled when the loop ends; streams would report each cancellation as an error.
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 
 
 def main(program_type: type[Program]) -> None:
