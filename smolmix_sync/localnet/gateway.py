@@ -71,8 +71,8 @@ class Gateway(SphinxProgram):
     """A gateway without an exit.
 
     Counters besides those of `SphinxProgram`: ``from_clients`` (packets), ``delivered`` and ``stored``
-    (messages), ``acks_delivered``, ``acks_sent``, ``registrations``, ``authentications``, ``websockets``.
-    ``packets_in`` counts packets from clients and from links.
+    (messages), ``acks_delivered``, ``acks_sent``, ``registrations``, ``authentications``, ``websockets``
+    (and how many of them in TLS, ``websockets_tls``). ``packets_in`` counts packets from clients and from links.
     """
 
     delivers = True
@@ -255,6 +255,7 @@ class _ClientLink(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._gateway.counters["websockets"] += 1
+        self._gateway.counters["websockets_tls"] += transport.get_extra_info("ssl_object") is not None
         self._upgrade_timer = asyncio.get_running_loop().call_later(_UPGRADE_TIMEOUT, self.abort)
 
     def data_received(self, data: bytes) -> None:
