@@ -33,6 +33,7 @@ from smolmix_sync.ipr.requests import decode_request_untrusted as decode_ipr_req
 from smolmix_sync.ipr.responses import DataResponse
 from smolmix_sync.ipr.responses import decode_response_untrusted as decode_ipr_response_untrusted
 from smolmix_sync.mixnet.acks import decode_ack_untrusted
+from smolmix_sync.mixnet.cover import is_cover
 from smolmix_sync.mixnet.fragment_encryption import decrypt_fragment_untrusted, decrypt_reply_fragment
 from smolmix_sync.mixnet.fragments import FragmentHeader
 from smolmix_sync.mixnet.gateway import text as wire
@@ -186,8 +187,9 @@ def _fragment(fragment: bytes) -> Json:
 
 
 def mixnet_fragment(payload: bytes, keys: Mapping[str, str]) -> Json:
-    """A fragment for a client with ``encryption_private``."""
-    return _fragment(decrypt_fragment_untrusted(payload, _key(keys, "encryption_private")))
+    """A fragment for a client with ``encryption_private``; its own cover comes back in the same shape."""
+    fragment = decrypt_fragment_untrusted(payload, _key(keys, "encryption_private"))
+    return {"cover": True} if is_cover(fragment) else {"cover": False, **_fragment(fragment)}
 
 
 def mixnet_reply_fragment(payload: bytes, keys: Mapping[str, str]) -> Json:
