@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--build-version", default="1.37.0", help="node version in the directory")
     group.add_argument("--ipr-versions", default="8,9,10", help="IPR protocol versions that the exit answers")
     group.add_argument("--enforce-tickets", action="store_true", help="refuse free bandwidth")
+    group.add_argument("--no-noise", action="store_true", help="plain links between the nodes")
     group.add_argument(
         "--wrong-key", action="append", default=[], metavar="NODE", help="announce a wrong Sphinx key"
     )
@@ -74,6 +75,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> LocalNetConfig:
         build_version=arguments.build_version,
         ipr_versions=tuple(int(part) for part in arguments.ipr_versions.split(",")),
         enforce_tickets=arguments.enforce_tickets,
+        noise=not arguments.no_noise,
         wrong_key=tuple(arguments.wrong_key),
         hostname=arguments.hostname,
         capture_dir=arguments.capture_dir,

@@ -120,6 +120,8 @@ class LocalNetConfig:
         capture_dir: an existing directory where nodes write the octets of every link.
         hostname: announced for the gateways' websockets; clients that force TLS need one.
         frame_version: version of mix frames that nodes send, 7 or 8.
+        noise: nodes announce a Noise key and speak Noise to each other, as nym-node does unless it is told
+            otherwise. Clients see no difference. Without it, links carry frames that a test can read or write.
         surb_buffer: SURBs the exit wants beyond its minimum of 10, as the real one.
         rotation_id: the key rotation in force; at least 1.
         state_dir: where ca.pem, network.json and the control socket go; a new
@@ -143,6 +145,7 @@ class LocalNetConfig:
     capture_dir: str | None = None
     hostname: str | None = None
     frame_version: int = 8
+    noise: bool = True
     surb_buffer: int = 50
     rotation_id: int = 1
     state_dir: str | None = None

@@ -33,7 +33,6 @@ from smolmix_sync.localnet.plan import (
 )
 from smolmix_sync.localnet.process import Channel, die_with_parent
 from smolmix_sync.localnet.tls import Leaf
-from smolmix_sync.mixnet.sphinx import NodeAddress
 from smolmix_sync.mixnet.topology.timestamps import Timestamp
 
 __all__ = ["Supervisor"]
@@ -251,12 +250,14 @@ class Supervisor:
             "frame_version": config.frame_version,
             # A node forwards only to addresses of the network, as the routing filter of a real one.
             "known_ips": sorted({other.address for other in self._sphinx_nodes}),
-            "peers": {
-                str(NodeAddress(other.address, other.ports["mix"])): other.name
-                for other in self._sphinx_nodes
-            },
+            "peers": {str(other.mix_address): other.name for other in self._sphinx_nodes},
             "switches": {"drop": config.drop.get(node.name, 0.0)},
         }
+        if config.noise:
+            own["noise"] = {
+                "private": node.keys.noise_private.hex(),
+                "keys": {str(other.mix_address): other.noise_key.hex() for other in self._sphinx_nodes},
+            }
         if node.kind == "mixnode":
             return own
         own["leaf"] = _json(leaf)

@@ -18,7 +18,9 @@ from typing import Any
 from smolmix_sync.localnet.httpd import HttpServer, Request, Response
 from smolmix_sync.localnet.plan import Directory
 from smolmix_sync.localnet.process import Program, main
+from smolmix_sync.localnet.semi_skimmed import encode_semi_skimmed
 from smolmix_sync.localnet.tls import Leaf, server_context
+from smolmix_sync.mixnet.noise import NOISE_VERSION
 from smolmix_sync.mixnet.topology import Node, bincode
 from smolmix_sync.mixnet.topology.described import BuildInformation, DescribedNode, DescribedPage, SphinxKey
 from smolmix_sync.mixnet.topology.epochs import Health, Interval, encode_epoch, encode_rewarded_set
@@ -41,6 +43,7 @@ _CORS = [
 ]
 _SKIMMED = "v2/unstable/nym-nodes/skimmed"
 _SKIMMED_V1 = "v1/unstable/nym-nodes/skimmed"
+_SEMI_SKIMMED = "v2/unstable/nym-nodes/semi-skimmed"
 _LISTS: dict[str, Callable[[Node], bool]] = {
     "": lambda node: True,
     "/mixnodes/active": lambda node: node.supported_roles.mixnode,
@@ -135,6 +138,8 @@ class NymApi(Program):
                 return json.dumps({"network": {"network_name": "localnet", "bech32_prefix": "n"}})
             case "v2/nym-nodes/described":
                 return DescribedPage.whole(self._described(node) for node in self._nodes()).encode()
+        if path == _SEMI_SKIMMED:  # what nodes read, the Noise keys included
+            return encode_semi_skimmed(self._skimmed(self._nodes(), None), self._directory.noise_keys)
         if path.startswith(_SKIMMED_V1):
             page = self._list(_SKIMMED + path.removeprefix(_SKIMMED_V1).removesuffix("/all"), query)
             if page is None:
@@ -213,6 +218,7 @@ class NymApi(Program):
     def _described(self, node: Node) -> DescribedNode:
         topology = self._directory.topology
         entry = node.entry
+        noise_key = self._directory.noise_keys.get(node.node_id)
         return DescribedNode(
             node_id=node.node_id,
             identity=node.identity,
@@ -224,6 +230,7 @@ class NymApi(Program):
             wss_port=entry.clients_wss_port if entry else None,
             last_polled=topology.refreshed_at,
             hostname=entry.hostname if entry else None,
+            noise_key=None if noise_key is None else (NOISE_VERSION, noise_key),
             declared=_declared(node),
             mix_port=node.address.port,
             accepted_terms=True,

@@ -49,11 +49,12 @@ class NodeKeys:
     ipr_identity_seed: bytes = field(repr=False)
     ipr_encryption: bytes = field(repr=False)
     ipr_ack_key: bytes = field(repr=False)
+    noise_private: bytes = field(repr=False)
 
     @classmethod
     def generate(cls) -> NodeKeys:
         """Draw new keys."""
-        return cls(os.urandom(32), os.urandom(32), os.urandom(32), os.urandom(32), os.urandom(16))
+        return cls(*(os.urandom(size) for size in (32, 32, 32, 32, 16, 32)))
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ class SphinxNode:
     def identity(self) -> bytes:
         """The node's Ed25519 identity key."""
         return ed25519_public_from_seed(self.keys.identity_seed)
+
+    @property
+    def mix_address(self) -> NodeAddress:
+        """Where the node takes packets."""
+        return NodeAddress(self.address, self.ports["mix"])
+
+    @property
+    def noise_key(self) -> bytes:
+        """The public half of the node's Noise key; it does not rotate."""
+        return x25519_base(self.keys.noise_private)
 
     @property
     def ipr(self) -> Recipient | None:
@@ -152,10 +163,11 @@ def reserve_service_ports(ports: PortBook) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Directory:
-    """What everybody may know: the topology as announced, and when its epochs are."""
+    """What everybody may know: the topology as announced, Noise keys by node id, and when its epochs are."""
 
     topology: Topology
     build_version: str
+    noise_keys: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def key_rotation_id(self) -> int:
@@ -180,6 +192,7 @@ class Directory:
             "network": encode_network(self.topology),
             "build_version": self.build_version,
             "iprs": iprs,
+            "noise_keys": {str(node_id): key.hex() for node_id, key in self.noise_keys.items()},
         }
 
     @classmethod
@@ -195,7 +208,8 @@ class Directory:
                 exit_ipr=ipr is not None,
                 ipr=Recipient.parse(ipr) if ipr is not None else None,
             )
-        return cls(dataclasses.replace(plain, nodes=nodes), data["build_version"])
+        noise_keys = {int(node_id): bytes.fromhex(key) for node_id, key in data["noise_keys"].items()}
+        return cls(dataclasses.replace(plain, nodes=nodes), data["build_version"], noise_keys)
 
 
 def make_directory(
@@ -204,6 +218,7 @@ def make_directory(
     """Describe *nodes* as nym-api does; those in ``wrong_key`` get a Sphinx key that nobody holds."""
     rotation_id = config.rotation_id if rotation_id is None else rotation_id
     described: dict[int, Node] = {}
+    noise_keys: dict[int, bytes] = {}
     roles: dict[str, list[int]] = {key: [] for key in ("entry", "exit", "1", "2", "3")}
     for node in nodes:
         private = os.urandom(32) if node.name in config.wrong_key else node.keys.sphinx_private
@@ -215,19 +230,21 @@ def make_directory(
             node_id=node.node_id,
             identity=node.identity,
             sphinx_key=x25519_base(private),
-            address=NodeAddress(node.address, node.ports["mix"]),
+            address=node.mix_address,
             supported_roles=SupportedRoles(node.kind == "mixnode", entry is not None, is_exit),
             entry=entry,
             exit_ipr=is_exit,
             build_version=config.build_version,
             ipr=node.ipr,
         )
+        if config.noise:
+            noise_keys[node.node_id] = node.noise_key
         role = str(node.layer) if node.layer else "exit" if is_exit else "entry"
         roles[role].append(node.node_id)
     epoch_id = rotation_id * _VALIDITY_EPOCHS
     rewarded = RewardedSet(epoch_id, *(tuple(roles[key]) for key in ("entry", "exit", "1", "2", "3")))
     topology = Topology(described, rewarded, rotation_id, epoch_id, started_at)
-    return Directory(topology, config.build_version)
+    return Directory(topology, config.build_version, noise_keys)
 
 
 def public_info(node: SphinxNode) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from smolmix_sync.errors import WireError
-from smolmix_sync.localnet.links import LinkCapture, MixListener, MixSender
+from smolmix_sync.localnet.links import LinkCapture, MixListener, MixSender, NoisePeers
 from smolmix_sync.localnet.process import Program
 from smolmix_sync.mixnet.sphinx import (
     FinalHop,
@@ -54,6 +54,13 @@ class ReplayFilter:
         return False
 
 
+def _noise_peers(config: dict[str, Any] | None) -> NoisePeers:
+    if config is None:
+        return NoisePeers()
+    keys = {NodeAddress.parse(address): bytes.fromhex(key) for address, key in config["keys"].items()}
+    return NoisePeers(bytes.fromhex(config["private"]), keys)
+
+
 class _Key:
     """One Sphinx key, the rotation it is for, and what was seen under it."""
 
@@ -70,6 +77,9 @@ class SphinxProgram(Program):
     Counters: ``packets_in`` and ``packets_out``; ``forwarded`` and ``final`` by what the packet
     was; ``dropped`` by the switch; ``replays``; ``bad_packets`` (wrong key, broken header or
     payload), ``expired_key``, ``unroutable`` and ``not_my_role``; ``bytes_in`` and ``bytes_out`` of links.
+    ``noise_links_in`` and ``noise_links_out`` are handshakes that succeeded, ``noise_refused`` links accepted
+    from where Noise is announced that did not begin with one, ``noise_failed`` links opened to a node that
+    announces Noise and does not speak it, or not with that key.
     """
 
     #: Whether packets for the next mix node, and packets that end here, are this node's business.
@@ -79,19 +89,27 @@ class SphinxProgram(Program):
     def __init__(self, config: dict[str, Any], keep: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(config, keep)
         for counter in ("packets_in", "packets_out", "forwarded", "final", "dropped", "replays", "bad_packets",
-                        "bytes_in", "bytes_out"):  # fmt: skip
+                        "bytes_in", "bytes_out", "noise_links_in", "noise_links_out", "noise_refused",
+                        "noise_failed"):  # fmt: skip
             self.counters[counter] = 0
         #: The key of the current rotation, then that of the one before, which packets on their way still use.
         self._keys = [
             _Key(rotation_id, bytes.fromhex(private)) for rotation_id, private in config["sphinx_keys"]
         ]
         self._known_ips = frozenset(config["known_ips"])
+        self.noise = _noise_peers(config.get("noise"))
         self._delayed = 0
         self.capture = LinkCapture(config.get("capture_dir"))
         self.sender = MixSender(
-            self.name, config["peers"], self.counters, self.capture, config["frame_version"]
+            self.name,
+            config["address"],
+            config["peers"],
+            self.counters,
+            self.capture,
+            config["frame_version"],
+            self.noise,
         )
-        self._listener = MixListener(self.receive, self.counters)
+        self._listener = MixListener(self.receive, self.counters, self.noise)
 
     async def start(self) -> None:
         """Open the mix listener."""

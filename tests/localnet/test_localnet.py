@@ -200,7 +200,10 @@ def test_wrong_key_stops_every_packet_at_that_node() -> None:
 
 
 def test_captured_links_hold_frames_and_a_replay_of_one_is_counted(tmp_path: Path) -> None:
-    with LocalNet(capture_dir=str(tmp_path), set_default=False) as net, open_tunnel(net) as tunnel:
+    with (
+        LocalNet(capture_dir=str(tmp_path), noise=False, set_default=False) as net,
+        open_tunnel(net) as tunnel,
+    ):
         tunnel.connect()
         links = {"client-to-entry", "entry-to-websockets", "entry-to-mix1", "mix1-to-mix2", "mix2-to-mix3",
                  "mix3-to-exit", "mix3-to-entry", "exit-to-mix1"}  # fmt: skip
