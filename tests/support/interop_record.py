@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import io
 import os
 import re
@@ -30,24 +31,30 @@ HEAD = """Interoperation
 What was tried against software of others, unmodified, and how it ended. The rows below are written by the tests
 themselves; nobody edits them.
 
-The real smolmix and the real nym-sdk as clients of our localnet need cargo; our client on a network of real
-nym-node processes needs root, iproute2, ``/dev/net/tun`` and a nym-node binary, named by ``NYM_NODE``::
+The real smolmix and the real nym-sdk as clients of our localnet need cargo; the real browser client needs chromium
+and npm; our client on a network of real nym-node processes needs root, iproute2, ``/dev/net/tun`` and a nym-node
+binary, named by ``NYM_NODE``::
 
     export SMOLMIX_RECORD_INTEROP=1 PYTHONPATH=tests NYM_NODE=/path/to/nym-node
-    pytest -p support.interop_record -m long tests/interop/test_realnet.py tests/interop/test_smolmix_peer.py
+    pytest -p support.interop_record -m long tests/interop/test_realnet.py tests/interop/test_smolmix_peer.py \\
+        tests/interop/test_browser_client.py
 
-Without the first variable the same command runs the same tests and leaves this page alone.
+Without the first variable the same command runs the same tests and leaves this page alone. The browser client is the
+npm packages mix-tunnel, mix-fetch, mix-dns and mix-websocket; what was seen of it is in
+``docs/protocol/browser-client.rst``.
 
 """
 
 Row = tuple[str, str, str, str, str, str]
 
 
+@functools.cache
 def crate_version(name: str) -> str:
     lock = tomllib.loads((ROOT / "tests/interop/smolmix_peer/Cargo.lock").read_text())
     return next((str(p["version"]) for p in lock["package"] if p["name"] == name), "?")
 
 
+@functools.cache
 def node_version() -> str:
     binary = os.environ.get("NYM_NODE", "")
     output = subprocess.run(
@@ -57,11 +64,23 @@ def node_version() -> str:
     return found[1] if found else "?"
 
 
+@functools.cache
+def browser_version() -> str:
+    from interop.browser import driver
+
+    output = subprocess.run(
+        ["chromium", "--version"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    return f"{driver.version('mix-tunnel')} in {' '.join(output.split()[:2])}"
+
+
 def peer_of(nodeid: str) -> tuple[str, str, str] | None:
     """Return name, version and role of the peer of one test; None if it has none."""
     path, _, test = nodeid.partition("::")
     if path.endswith("/test_realnet.py"):
         return "nym-node", node_version(), "mix nodes, entry, exit"
+    if path.endswith("/test_browser_client.py"):
+        return "mix-tunnel", browser_version(), "client"
     if path.endswith("/test_smolmix_peer.py"):
         if "smolmix" in test:
             return "smolmix", crate_version("nym-smol-core"), "client"
