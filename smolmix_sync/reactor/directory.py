@@ -32,6 +32,8 @@ _LOG = ReactorLogger("reactor.directory")
 
 #: Ours: rounds of requests before the directory counts as inconsistent; an epoch may change in between.
 _ROUNDS = 2
+#: From the specification: gateways refuse to authenticate a client whose clock differs by more.
+_MAX_CLOCK_SKEW = 120.0
 
 
 class DirectoryClient:
@@ -56,6 +58,7 @@ class DirectoryClient:
             interval=config.topology_refresh, refresh=config.topology_file is None
         )
         self._pinned: Topology | None = None
+        self._told_skew = False
 
     # --- fetching ---
 
@@ -86,17 +89,42 @@ class DirectoryClient:
     def _fetch(self) -> Directory:
         # Whatever nym-api does, gateway and exit shall have their part of the time.
         limit = self._config.connect_timeout / 2
-        failure = ""
-        for _ in range(_ROUNDS):
+        failure = TopologyError("nym-api has no URL")
+        for _ in range(max(_ROUNDS, len(self._api))):
             fetch = DirectoryFetch(minimum_performance=self._config.minimum_performance)
             try:
                 while pending := fetch.pending():
                     for path, answer in self._api.get_all(pending, timeout=limit).items():
                         fetch.receive_untrusted(path, answer.body, answer.content_type)
-                return fetch.result()
             except WireError as error:
-                failure = str(error)
-        raise TopologyError(f"nym-api's answers make no sense: {failure}")
+                failure = TopologyError(f"nym-api's answers make no sense: {error}")
+            else:
+                try:
+                    directory = fetch.result()
+                except WireError as error:
+                    failure = TopologyError(f"nym-api's answers make no sense: {error}")
+                except TopologyError as error:
+                    failure = error
+                else:
+                    self._tell_skew()
+                    return directory
+            self._api.demote()
+        raise failure
+
+    def _tell_skew(self) -> None:
+        skew, told = self.clock_skew, self._told_skew
+        self._told_skew = bool(skew)
+        if skew and not told:
+            _LOG.warning("%s", skew)
+
+    @property
+    def clock_skew(self) -> str:
+        """A sentence if nym-api's clock says that ours is too far off for gateways; "" if all is well."""
+        ahead = self._api.ahead
+        if ahead is None or abs(ahead) <= _MAX_CLOCK_SKEW:
+            return ""
+        where = "ahead of" if ahead > 0 else "behind"
+        return f"clock skew: the clock of this machine is {abs(ahead):.0f} s {where} nym-api's"
 
     def next_refresh_in(self, now: float) -> float:
         """Return the seconds until the next refresh is due."""

@@ -41,7 +41,7 @@ from smolmix_sync.reactor._originals import monotonic
 from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp, limited
 from smolmix_sync.reactor.log import ReactorLogger
 
-__all__ = ["FRAME_LIMIT", "GatewayEndpoint", "GatewayLink", "GatewayRefusal", "endpoints_of"]
+__all__ = ["CLOCK_SKEW", "FRAME_LIMIT", "GatewayEndpoint", "GatewayLink", "GatewayRefusal", "endpoints_of"]
 
 _LOG = ReactorLogger("reactor.gateway")
 
@@ -52,6 +52,8 @@ _MAX_MESSAGE = 1 << 17
 #: Ours: how long the reader may go on before other greenlets and timers get their turn.
 _TURN = 0.005
 _READ_AHEAD = 65536
+#: What a person is told; the gateway's own words, with both clocks, follow.
+CLOCK_SKEW = "clock skew: the clocks of this machine and of the gateway differ by more than 2 minutes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,8 @@ class GatewayRefusal(GatewayError):
         """Return the error as users see it."""
         if self.kind is Refusal.TICKETS_REQUIRED:
             return GatewayBandwidthError(str(self))
+        if self.kind is Refusal.CLOCK_SKEW:
+            return GatewayAuthError(f"{CLOCK_SKEW}: {self}")
         return GatewayAuthError(str(self))
 
 

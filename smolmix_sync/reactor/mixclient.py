@@ -32,7 +32,7 @@ from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import Node, Topology
 from smolmix_sync.reactor._real import limited
 from smolmix_sync.reactor.directory import DirectoryClient
-from smolmix_sync.reactor.gateway import GatewayLink, GatewayRefusal, endpoints_of
+from smolmix_sync.reactor.gateway import CLOCK_SKEW, GatewayLink, GatewayRefusal, endpoints_of
 from smolmix_sync.reactor.identity import ClientIdentity, IdentityStore, Registration, storage_folder
 from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
@@ -141,6 +141,8 @@ class MixnetSession:
         self.on_progress("topology", "asking the directory for nodes")
         topology = self.directory.refresh(self.loop.now())
         topology.check_routable()
+        if self.directory.clock_skew:
+            self.on_progress("topology", self.directory.clock_skew)
         return topology
 
     def _choose_and_open(self, topology: Topology) -> None:
@@ -238,8 +240,16 @@ class MixnetSession:
                 if error.kind is Refusal.NOT_REGISTERED:
                     self.identity.registrations.pop(node.identity, None)
                     continue
-                if error.kind is Refusal.ALREADY_CONNECTED:
-                    # Our old connection is not dead for the gateway yet; it finds out within two seconds.
+                if error.kind is Refusal.CLOCK_SKEW and node.identity in self.identity.registrations:
+                    # Authentications are dated, registrations are not: only messages kept for us are lost.
+                    _LOG.warning("%s: %s; registering anew", CLOCK_SKEW, error)
+                    self.on_progress("gateway", f"{CLOCK_SKEW}; registering anew")
+                    self.identity.registrations.pop(node.identity)
+                    failure = error
+                    continue
+                if error.kind in (Refusal.ALREADY_CONNECTED, Refusal.STALE_TIMESTAMP):
+                    # Our old connection is not dead for the gateway yet; it finds out within two seconds. Or a
+                    # process that died before it could say so has used this second up.
                     gevent.sleep(1.1)
                     failure = error
                     continue

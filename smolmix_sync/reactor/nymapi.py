@@ -8,8 +8,10 @@ Source: design.md section 8a; spec/topology.md sections 2 and 3.
 
 from __future__ import annotations
 
+import email.utils
 import errno
 import ipaddress
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -21,11 +23,13 @@ from smolmix_sync._version import __version__
 from smolmix_sync.errors import TopologyError, WireError
 from smolmix_sync.reactor._real import client_tls_context, connect_tcp, limited
 
-__all__ = ["BaseUrl", "HttpAnswer", "NymApi", "http_get"]
+__all__ = ["BaseUrl", "HttpAnswer", "NymApi", "clock_ahead_untrusted", "http_get"]
 
 #: Ours: the described page of the main network has about 2.5 MB; ten times that is no answer to our question.
 MAX_BODY = 32 << 20
 _READ = 65536
+#: From the specification: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_DATED = (9, 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +83,35 @@ class HttpAnswer:
     Attributes:
         content_type: lower case, without parameters; "" if absent.
         body: the body.
+        ahead: seconds by which our clock was ahead of the server's, as far as its Date header (whole seconds)
+            and the time the answer took can tell; None without one.
     """
 
     content_type: str
     body: bytes
+    ahead: float | None = None
+
+
+def clock_ahead_untrusted(date: str, sent: float, received: float) -> float | None:
+    """Return by how much our clock is ahead of a server that wrote *date* between *sent* and *received*.
+
+    Args:
+        date: a Date header, whole seconds.
+        sent, received: our wall clock then.
+
+    Returns:
+        The smallest difference that explains the header, 0.0 if none is needed; None if it is no date.
+
+    Source: RFC 9110 section 6.6.1.
+    """
+    try:
+        there = email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError, AttributeError):
+        return None
+    # The header's second began at most one second before the moment that it names.
+    if sent > there + 1:
+        return sent - (there + 1)
+    return received - there if received < there else 0.0
 
 
 def http_get(
@@ -129,6 +158,7 @@ def _exchange(sock: object, base: BaseUrl, path: str, max_body: int) -> HttpAnsw
             ("Connection", "close"),
         ],
     )
+    sent, ahead = time.time(), None
     sock.sendall(connection.send(request) + connection.send(h11.EndOfMessage()))  # type: ignore[attr-defined]
     content_type = ""
     body = bytearray()
@@ -144,14 +174,22 @@ def _exchange(sock: object, base: BaseUrl, path: str, max_body: int) -> HttpAnsw
                     content_type = value.decode("latin-1").partition(";")[0].strip().lower()
                 elif name == b"content-encoding" and value.lower() != b"identity":
                     raise WireError(f"{base.host}: unasked content encoding")
+                elif name == b"date":
+                    ahead = clock_ahead_untrusted(value.decode("latin-1"), sent, time.time())
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > max_body:
                 raise WireError(f"{base.host}: the answer to {path} is larger than {max_body} octets")
         elif isinstance(event, h11.EndOfMessage):
-            return HttpAnswer(content_type, bytes(body))
+            return HttpAnswer(content_type, bytes(body), ahead)
         elif isinstance(event, h11.ConnectionClosed):
             raise WireError(f"{base.host} closed the connection")
+
+
+def _hint(error: BaseException) -> str:
+    """Return what a person may want to look at: certificates have dates as well."""
+    dated = getattr(error, "verify_code", None) in _DATED
+    return " (is the clock of this machine right?)" if dated else ""
 
 
 class NymApi:
@@ -162,6 +200,9 @@ class NymApi:
         timeout: seconds for one request to one of them.
         ca_file: trusted authorities instead of the system's.
         addresses: names pinned to IP literals.
+
+    Attributes:
+        ahead: seconds by which our clock is ahead of the one that answered last; None if it did not say.
     """
 
     def __init__(
@@ -176,6 +217,14 @@ class NymApi:
         self._timeout = timeout
         self._ca_file = ca_file
         self._addresses = addresses
+        self.ahead: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._bases)
+
+    def demote(self) -> None:
+        """Try the base URL whose turn it is last from now on: what it answered makes no sense."""
+        self._bases.append(self._bases.pop(0))
 
     def get_all(self, paths: Sequence[str], *, timeout: float | None = None) -> dict[str, HttpAnswer]:
         """Fetch all *paths* at once from the first base URL that serves every one of them.
@@ -195,11 +244,14 @@ class NymApi:
                 try:
                     answers = self._get_all_from(base, paths)
                 except (OSError, WireError) as error:
-                    failures.append(f"{base}: {error}")
+                    failures.append(f"{base}: {error}{_hint(error)}")
                     # The next round starts with a base that may work.
                     self._bases.remove(base)
                     self._bases.append(base)
                     continue
+                self.ahead = min(
+                    (a.ahead for a in answers.values() if a.ahead is not None), key=abs, default=None
+                )
                 return answers
             raise TopologyError("nym-api cannot be reached: " + "; ".join(failures))
         failures.append(f"{self._bases[0]}: no answer in time")

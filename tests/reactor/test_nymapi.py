@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime
+import email.utils
 import socket
 import ssl
 import threading
@@ -14,7 +16,7 @@ from support.greenlets import in_greenlet
 
 from smolmix_sync.errors import TopologyError, WireError
 from smolmix_sync.reactor.loop import ReactorLoop
-from smolmix_sync.reactor.nymapi import BaseUrl, NymApi, http_get
+from smolmix_sync.reactor.nymapi import BaseUrl, NymApi, clock_ahead_untrusted, http_get
 
 
 class Server:
@@ -212,3 +214,60 @@ def test_all_urls_silent_ends_in_time(loop: ReactorLoop) -> None:
         with pytest.raises(TopologyError):
             in_greenlet(loop, lambda: api.get_all(["a"], timeout=0.5))
         assert time.monotonic() - began < 3
+
+
+DATE, AT = "Sat, 21 Nov 2026 12:00:00 GMT", 1795262400.0
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "ahead"),
+    [
+        (AT, AT + 1, 0.0),
+        (AT + 0.9, AT + 0.99, 0.0),
+        (AT - 5, AT + 5, 0.0),  # a slow answer explains everything
+        (AT + 301, AT + 302, 300.0),
+        (AT - 301, AT - 300, -300.0),
+    ],
+)
+def test_date_header_tells_the_least_difference_of_the_clocks(
+    sent: float, received: float, ahead: float
+) -> None:
+    assert clock_ahead_untrusted(DATE, sent, received) == ahead
+
+
+@pytest.mark.parametrize(
+    "date", ["", "yesterday", "Sat, 99 Nov 2026 12:00:00 GMT", "\x00", "0", "1 Jan 99999"]
+)
+def test_date_that_is_none_tells_nothing(date: str) -> None:
+    assert clock_ahead_untrusted(date, AT, AT) is None
+
+
+@pytest.mark.interop
+def test_answer_says_how_far_the_clock_is_off(loop: ReactorLoop) -> None:
+    date = email.utils.formatdate(time.time() - 500, usegmt=True).encode()
+    with Server(ok(b"{}", b"Date: " + date)) as server:
+        answer = get(loop, f"http://127.0.0.1:{server.port}/")
+        assert answer.ahead is not None
+        assert 495 < answer.ahead < 505
+    with Server(ok(b"{}")) as server:
+        assert get(loop, f"http://127.0.0.1:{server.port}/").ahead is None
+
+
+@pytest.mark.interop
+def test_certificate_that_is_not_valid_now_asks_for_the_clock(loop: ReactorLoop, tmp_path: Path) -> None:
+    authority = Authority(datetime.timedelta(days=3))
+    ca_file = authority.write(tmp_path / "ca.pem")
+    with Server(ok(b"{}"), tls=authority.server_context("127.0.0.1", tmp_path)) as server:
+        api = NymApi([f"https://127.0.0.1:{server.port}/"], timeout=5, ca_file=ca_file)
+        with pytest.raises(TopologyError, match="is the clock of this machine right"):
+            in_greenlet(loop, lambda: api.get_all(["a"]))
+
+
+@pytest.mark.interop
+def test_base_that_talks_nonsense_goes_last(loop: ReactorLoop) -> None:
+    with Server(ok(b"{}")) as first, Server(ok(b"{}")) as second:
+        api = NymApi([f"http://127.0.0.1:{first.port}/", f"http://127.0.0.1:{second.port}/"])
+        assert len(api) == 2
+        api.demote()
+        in_greenlet(loop, lambda: api.get_all(["a"]))
+        assert (len(first.requests), len(second.requests)) == (0, 1)

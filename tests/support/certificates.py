@@ -16,9 +16,10 @@ __all__ = ["Authority"]
 
 
 class Authority:
-    """Signs server certificates."""
+    """Signs server certificates, valid a day before and after *shift* from now."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift: datetime.timedelta = datetime.timedelta(0)) -> None:
+        self._shift = shift
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         self._certificate = (
@@ -29,7 +30,7 @@ class Authority:
         )
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC) + self._shift
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
