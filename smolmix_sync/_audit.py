@@ -15,6 +15,7 @@ import _socket
 import importlib.util
 import sys
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from smolmix_sync.errors import LeakBlocked
@@ -39,6 +40,9 @@ C_LIBRARIES: dict[str, str] = {
     "zmq": "smolmix_sync.forward()",
 }
 
+#: Programs try these and do without: the refusal must look like a missing module (its cause is LeakBlocked).
+_OPTIONAL = frozenset({"aiodns", "gevent.resolver.ares", "pycares", "uvloop"})
+
 _INTERNET = frozenset({-1, int(_socket.AF_INET), int(_socket.AF_INET6), 17})  # 17: AF_PACKET
 _FORWARD = frozenset({"socket.getaddrinfo", "socket.gethostbyname"})
 _REVERSE = frozenset({"socket.gethostbyaddr", "socket.getnameinfo"})
@@ -46,25 +50,39 @@ _REVERSE = frozenset({"socket.gethostbyaddr", "socket.getnameinfo"})
 _installed = False
 _on = False
 _names = True
-_strict = False
+_allowed: frozenset[str] = frozenset()
+_before_exec: Callable[[Any], None] | None = None
 _named: set[str] = set()
 
 
-def enable(*, names: bool, strict: bool) -> None:
+def enable(
+    *,
+    names: bool,
+    strict: bool,
+    allow: Iterable[str] = (),
+    before_exec: Callable[[Any], None] | None = None,
+) -> None:
     """Switch the hook on; it is added to the process the first time.
 
     Args:
         names: refuse the system's resolver too.
-        strict: refuse to import C libraries with sockets of their own, instead of warning about each once.
+        strict: a C library with sockets of its own that is loaded already is an error, not a warning.
+        allow: such libraries that may be imported; ``"*"`` is all of them.
+        before_exec: called with the path of a program that is to replace this process.
 
     Raises:
         LeakBlocked: (strict) such a library is loaded already.
     """
-    global _installed, _on, _names, _strict
+    global _installed, _on, _names, _allowed, _before_exec
+    allowed = frozenset(allow)
     for module in C_LIBRARIES:
-        if module in sys.modules:
-            _name_library(module, strict)
-    _names, _strict = names, strict
+        if module in sys.modules and not allowed & {module, "*"}:
+            if strict:
+                raise LeakBlocked(f"imported already: {_text(module)}")
+            if module not in _named:
+                _named.add(module)
+                warnings.warn(f"imported already: {_text(module)}", RuntimeWarning, 4)
+    _names, _allowed, _before_exec = names, allowed, before_exec
     if not _installed:
         sys.addaudithook(_hook)
         _installed = True
@@ -78,13 +96,14 @@ def disable() -> None:
     _named.clear()
 
 
-def _name_library(module: str, strict: bool) -> None:
-    text = f"{module} opens sockets in C, which patch_all() cannot carry; in its place: {C_LIBRARIES[module]}"
-    if strict:
-        raise LeakBlocked(text)
-    if module not in _named:
-        _named.add(module)
-        warnings.warn(text, RuntimeWarning, 4)
+def _text(module: str) -> str:
+    return f"{module} opens sockets in C, which patch_all() cannot carry; in its place: {C_LIBRARIES[module]}"
+
+
+def _refuse_library(module: str) -> None:
+    if module in _OPTIONAL:
+        raise ImportError(_text(module), name=module) from LeakBlocked(_text(module))
+    raise LeakBlocked(f"{_text(module)} (patch_all(allow=({module!r},)) lets it be imported)")
 
 
 def _is_installed(module: str) -> bool:
@@ -137,5 +156,8 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     elif event in _REVERSE:
         if _names and not _ours():
             raise LeakBlocked(f"{event}({args[0]!r}) would ask the system's resolver, outside the tunnel")
-    elif event == "import" and args[0] in C_LIBRARIES and _is_installed(args[0]):
-        _name_library(args[0], _strict)
+    elif event == "import":
+        if args[0] in C_LIBRARIES and not _allowed & {args[0], "*"} and _is_installed(args[0]):
+            _refuse_library(args[0])
+    elif event == "os.exec" and _before_exec is not None:
+        _before_exec(args[0])

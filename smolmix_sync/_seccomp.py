@@ -20,7 +20,7 @@ import sys
 from smolmix_sync.errors import LeakBlocked
 from smolmix_sync.reactor import _originals
 
-__all__ = ["other_threads", "program", "seal", "sealed"]
+__all__ = ["other_threads", "program", "seal", "seal_thread", "sealed"]
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _PR_SET_NO_NEW_PRIVS = 22, 2, 38
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
@@ -81,6 +81,15 @@ def _install() -> None:
     ):
         if prctl(what, *words, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def seal_thread() -> None:
+    """Put the filter on the calling thread alone: what it starts has no internet sockets.
+
+    Raises:
+        OSError: the kernel refuses; LeakBlocked: there is no filter for this machine.
+    """
+    _install()
 
 
 def other_threads(known: frozenset[int]) -> list[str]:

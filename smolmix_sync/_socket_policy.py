@@ -27,6 +27,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: Source: spec/sockets.md section 9.
 RESOLVER_PORTS = frozenset({53, 853, 5353, 5355})
 
+#: What may become of loopback: the kernel's, inside the stack, nothing.
+LOOPBACK_MODES = ("bypass", "mix", "deny")
+
 _LOOPBACK = tuple(ipaddress.ip_network(text) for text in ("127.0.0.0/8", "::1/128"))
 
 #: Not on the internet: an exit rejects them, the kernel would reach the neighbours.
@@ -106,20 +109,27 @@ class Policy:
 
     @classmethod
     def make(
-        cls, direct: Iterable[str] = ("loopback",), listen: str = "loopback", *, strict: bool = False
+        cls,
+        direct: Iterable[str] = ("loopback",),
+        listen: str = "loopback",
+        *,
+        loopback: str | None = None,
+        strict: bool = False,
     ) -> Policy:
         """Build a policy from the arguments of ``patch_all``.
 
         Raises:
-            ValueError: an entry of *direct* or *listen* makes no sense.
+            ValueError: an entry of *direct*, *listen* or *loopback* makes no sense.
         """
         if isinstance(direct, str):
             direct = (direct,)
         entries = list(direct)
         if listen not in ("loopback", "mix", "deny"):
             raise ValueError(f"listen: {listen!r} is not loopback, mix or deny")
+        if loopback not in (None, *LOOPBACK_MODES):
+            raise ValueError(f"loopback: {loopback!r} is not {', '.join(LOOPBACK_MODES)} or None")
         rules = tuple(parse_direct(entry) for entry in entries if entry != "loopback")
-        return cls("bypass" if "loopback" in entries else "deny", rules, listen, strict)
+        return cls(loopback or ("bypass" if "loopback" in entries else "deny"), rules, listen, strict)
 
     def destination(self, host: str, port: int, own: tuple[str, ...] = ()) -> Verdict:
         """Decide on a numeric destination.
@@ -151,6 +161,8 @@ def _destination(policy: Policy, host: str, port: int) -> Verdict:
     if address.is_unspecified or any(address in network for network in _LOOPBACK):
         if port in RESOLVER_PORTS:
             return Verdict.RESOLVER if port == 53 else Verdict.DENY
+        if policy.loopback == "deny" and any(rule.matches(address, port) for rule in policy.direct):
+            return Verdict.DIRECT
         return {"bypass": Verdict.DIRECT, "mix": Verdict.TUNNEL}.get(policy.loopback, Verdict.DENY)
     if any(rule.matches(address, port) for rule in policy.direct):
         return Verdict.DENY if port in RESOLVER_PORTS else Verdict.DIRECT

@@ -167,6 +167,10 @@ def gethostbyaddr(ip_address: Any) -> tuple[str, list[str], list[str]]:
 
 def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
     """Return (host, service) of a socket address, as ``socket.getnameinfo``."""
+    if not isinstance(sockaddr, tuple):
+        kind = type(sockaddr).__name__
+        del sockaddr  # as C: the traceback keeps no reference to the argument
+        raise TypeError(f"getnameinfo() argument 1 must be tuple, not {kind}")
     host, service = _originals.getnameinfo(sockaddr, (flags & ~_socket.NI_NAMEREQD) | _socket.NI_NUMERICHOST)
     if flags & _socket.NI_NUMERICHOST:
         return host, service

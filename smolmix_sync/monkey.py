@@ -5,8 +5,9 @@ Classes are patched in place: the two Python classes that sit directly on the C 
 covered, ``ssl``, asyncio, PySocks and multiprocessing inherit it, and the order of gevent's patch and ours does not
 matter. The name ``_socket.socket`` is bound to a subclass for fresh copies of the socket module.
 
-Patching starts no tunnel: it comes up at the first call that needs it. Beside the patch stand two more layers: an audit
-hook (``_audit``) unless ``strict=False``, and with ``strict=True`` a seccomp filter (``_seccomp``).
+Patching starts no tunnel: it comes up at the first call that needs it. Beside the patch stand more layers: an audit
+hook (``_audit``) and programs started without network (``_children``) unless ``strict=False``, and with ``strict=True`` a
+seccomp filter on the whole process (``_seccomp``).
 
 Source: spec/sockets.md sections 0, 2, 8, 10 and 11; design.md decisions 11 and 11a.
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-from smolmix_sync import _audit, _seccomp, _socket_policy, dns
+from smolmix_sync import _audit, _children, _seccomp, _socket_policy, dns
 from smolmix_sync._socket_core import METHODS, initialise
 from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
@@ -188,9 +189,13 @@ class Patch:
         _patch_reducers(changes)
         if options["strict"] is not False:
             changes.on_undo(_audit.disable)
-            _audit.enable(names=options["dns"], strict=options["strict"] is True)
+            _audit.enable(
+                names=options["dns"], strict=options["strict"] is True, allow=options["allow"],
+                before_exec=None if options["children"] == "allow" else _children.before_exec,
+            )  # fmt: skip
         if options["strict"] is True:
             _seccomp.seal()  # the last step: nothing takes it back
+        _patch_children(changes, options)
 
     def _revert(self) -> None:
         self._changes.undo()
@@ -203,6 +208,28 @@ def _patch_class(changes: _Changes, cls: type, init: Callable[..., None]) -> Non
     changes.set(cls, "__init__", init)
     for name, function in METHODS.items():
         changes.set(cls, name, function)
+
+
+def _patch_children(changes: _Changes, options: dict[str, Any]) -> None:
+    """Have the programs this process starts do without network, or patched."""
+    if options["children"] == "allow":
+        return
+    variables: dict[str, str] = {}
+    if options["children"] == "patch":
+        given = _children.inherited()
+        if given is not None:
+            path = given["path"]
+        elif options["tunnel"] is None and os.environ.get("SMOLMIX_DAEMON"):
+            path = os.path.abspath(os.environ["SMOLMIX_DAEMON"])
+        else:
+            path = str(
+                importlib.import_module("smolmix_sync.daemon.parent").serve_children(port_or_default())
+            )
+        kept = {name: options[name] for name in ("direct", "listen", "loopback", "dns", "allow")}
+        variables = _children.environment(path, kept)
+        changes.on_undo(_children.set_environment(variables))
+    for owner, name, function in list(_children.replacements(variables)):
+        changes.set(owner, name, function)
 
 
 def _gevent_replaced(name: str) -> bool:
@@ -355,8 +382,11 @@ def patch_all(
     tunnel: TunnelPort | None = None,
     direct: Iterable[str] = ("loopback",),
     listen: str = "loopback",
+    loopback: Literal["bypass", "mix", "deny"] | None = None,
     dns: bool = True,
     strict: Strict = "auto",
+    children: Literal["deny", "patch", "allow"] | None = None,
+    allow: Iterable[str] = (),
     start: bool = False,
     isolate: object = None,
 ) -> Patch:
@@ -371,12 +401,19 @@ def patch_all(
             5353 and 5355 never do.
         listen: what a listener on the wildcard address becomes: ``"loopback"`` (a kernel listener there), ``"mix"``
             (in the tunnel) or ``"deny"``.
+        loopback: ``"bypass"`` (the kernel), ``"mix"`` (inside the tunnel's own stack, for tests) or ``"deny"``; None:
+            the kernel if *direct* has ``"loopback"``, else denied but for the entries of *direct*.
         dns: resolve names in the tunnel; False leaves the resolver functions alone (the system's resolver asks in
             clear).
         strict: what is done about code that passes the patched classes by. ``"auto"``: an audit hook refuses kernel
-            sockets and system look-ups made by Python code, and warns when a C library with sockets of its own is
-            imported. True: such imports raise, and a seccomp filter refuses internet sockets to everything but the
-            reactor, C code and child processes included; it stays until the process ends. False: neither.
+            sockets and system look-ups made by Python code, and the import of C libraries with sockets of their own
+            (those imported already are named in a warning). True: a seccomp filter as well, which refuses internet
+            sockets to everything but the reactor; it stays until the process ends. False: neither.
+        children: programs that this process starts. ``"deny"`` (the default unless *strict* is False): they get no
+            internet sockets. ``"patch"``: nor do these, but Python programs are patched and use this process' tunnel,
+            which begins now. ``"allow"``: they use the network past the tunnel. Forked children are as this process.
+        allow: names of C libraries that may be imported all the same, because you lead them through ``forward()``;
+            ``"*"`` for all.
         start: begin the tunnel in the background now.
         isolate: None; stream isolation has no other value yet.
 
@@ -391,13 +428,16 @@ def patch_all(
     global _active
     options: dict[str, Any] = {
         "tunnel": tunnel, "direct": (direct,) if isinstance(direct, str) else tuple(direct), "listen": listen,
-        "dns": dns, "strict": strict, "isolate": isolate,
+        "loopback": loopback, "dns": dns, "strict": strict,
+        "children": children or ("allow" if strict is False else "deny"), "allow": tuple(allow), "isolate": isolate,
     }  # fmt: skip
     if strict not in ("auto", True, False):
         raise ValueError(f"strict: {strict!r} is not 'auto', True or False")
+    if options["children"] not in _children.MODES:
+        raise ValueError(f"children: {children!r} is not {', '.join(_children.MODES)} or None")
     if isolate is not None:
         raise ValueError(f"isolate: {isolate!r} is not supported")
-    policy = _socket_policy.Policy.make(options["direct"], listen, strict=strict is True)
+    policy = _socket_policy.Policy.make(options["direct"], listen, loopback=loopback, strict=strict is True)
     if _active is not None:
         if options != _active.options:
             warnings.warn("patch_all() was called before with other arguments, which stay", RuntimeWarning, 2)

@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="no seccomp filter: C libraries and child processes then reach the network past the tunnel",
     )  # fmt: skip
     parser.add_argument(
+        "--children", action="store_true",
+        help="Python programs that the program starts are patched too and use its tunnel; others stay without network",
+    )  # fmt: skip
+    parser.add_argument(
         "-m", dest="module", action="store_true", help="the program is a module name, as in python -m"
     )
     parser.add_argument("program", help="path of the script, or the module with -m")
@@ -46,21 +50,33 @@ def run(arguments: argparse.Namespace) -> int:
         if not (_daemon_answers() if by_daemon else open_tunnel(arguments)):
             return 1
         try:
-            if not patch(("loopback", *arguments.direct), strict=not arguments.no_strict):
+            if not patch(
+                ("loopback", *arguments.direct), strict=not arguments.no_strict, children=arguments.children
+            ):
                 return 1
             return run_program(arguments.program, arguments.args, module=arguments.module)
         finally:
             smolmix_sync.disconnect()
 
 
-def patch(direct: Iterable[str] = ("loopback",), *, strict: bool = True) -> bool:
-    """Patch this process until it ends, under the seccomp filter if *strict*; say so and return False if refused."""
+def patch(direct: Iterable[str] = ("loopback",), *, strict: bool = True, children: bool = False) -> bool:
+    """Patch this process until it ends, under the seccomp filter if *strict*; say so and return False if refused.
+
+    Args:
+        direct: what goes past the tunnel.
+        strict: with the filter; without, C libraries may be imported and started programs use the network.
+        children: Python programs that it starts are patched as well.
+    """
     import smolmix_sync
 
     if not strict:
-        say("smolmix-sync: --no-strict: C libraries and child processes are NOT kept inside the tunnel")
+        kept = "C libraries are" if children else "C libraries and child processes are"
+        say(f"smolmix-sync: --no-strict: {kept} NOT kept inside the tunnel")
     try:
-        smolmix_sync.patch_all(direct=direct, strict=True if strict else "auto")
+        smolmix_sync.patch_all(
+            direct=direct, strict=True if strict else "auto", allow=() if strict else ("*",),
+            children="patch" if children else "deny" if strict else "allow",
+        )  # fmt: skip
     except LeakBlocked as refused:
         say(f"smolmix-sync: {refused} (--no-strict runs the program without this protection)")
         return False

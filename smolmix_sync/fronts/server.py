@@ -68,6 +68,7 @@ class Front:
         password: clients must give it; None: nothing is asked.
         username: the name that goes with *password*; see :class:`SocksServer` for other names.
         connect_timeout: seconds for the name and the connect of one destination; None: the tunnel's.
+        path: listen on an AF_UNIX socket of this name instead, for this user only; removed by :meth:`close`.
 
     Raises:
         ValueError: *address* is not loopback and there is no password.
@@ -86,8 +87,9 @@ class Front:
         password: str | None = None,
         username: str = "smolmix",
         connect_timeout: float | None = None,
+        path: str | os.PathLike[str] | None = None,
     ) -> None:
-        if not ipaddress.ip_address(address).is_loopback and not password:
+        if path is None and not ipaddress.ip_address(address).is_loopback and not password:
             raise ValueError(f"{self.kind}: {address} can be reached by others; that needs a password")
         self._tunnel = tunnel
         self._password = password
@@ -98,20 +100,37 @@ class Front:
         self._lock = threading.Lock()
         self._open: set[Any] = set()
         self._pid = os.getpid()
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._listener.bind((address, port))
-            self._listener.listen(128)
-            #: What it listens on.
-            self.address: str = self._listener.getsockname()[0]
-            self.port: int = self._listener.getsockname()[1]
-        except BaseException:
-            self._listener.close()
-            raise
+        #: What it listens on: an address and a port, or an AF_UNIX path and port 0.
+        self.address = address
+        self.port = port
+        self._path = None if path is None else os.fspath(path)
+        self._listener = self._listen_unix(self._path) if self._path else self._listen_inet(address, port)
         self._thread = threading.Thread(target=self._accept_all, name=f"smolmix-{self.kind}", daemon=True)
         self._thread.start()
+
+    def _listen_inet(self, address: str, port: int) -> socket.socket:
+        listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen(128)
+            self.address, self.port = listener.getsockname()[:2]
+        except BaseException:
+            listener.close()
+            raise
+        return listener
+
+    def _listen_unix(self, path: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(128)
+            self.address, self.port = path, 0
+        except BaseException:
+            listener.close()
+            raise
+        return listener
 
     # --- for subclasses ---
 
@@ -210,6 +229,9 @@ class Front:
         self._thread.join(timeout)
         with contextlib.suppress(OSError):
             self._listener.close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
 
     def __enter__(self) -> Self:
         return self
@@ -220,5 +242,7 @@ class Front:
         self.close()
 
     def __repr__(self) -> str:
+        if self._path is not None:
+            return f"<{type(self).__name__} {self._path}{' closed' if self.stopped else ''}>"
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"<{type(self).__name__} {host}:{self.port}{' closed' if self.stopped else ''}>"

@@ -1,6 +1,6 @@
 """The default, ``strict="auto"``: an audit hook refuses Python's ways past the patch, and is gone with it."""
 
-# ruff: noqa: E402 - what is captured before the patch is what is tested
+# ruff: noqa: E402, PT017 - what is captured before the patch is what is tested
 from __future__ import annotations
 
 import os
@@ -20,6 +20,7 @@ import smolmix_sync
 _order.PATCH.__exit__(None, None, None)
 captured(socket.AF_INET, socket.SOCK_STREAM).close()  # the hook is there, and off
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "c_libraries"))
 for _ in range(2):
     with smolmix_sync.patch_all():
         for call, arguments in (
@@ -41,14 +42,28 @@ for _ in range(2):
             assert kernel.getsockopt(socket.SOL_SOCKET, 39) == socket.AF_INET, "asked for by name"
         with socket.create_server(("127.0.0.1", 0)):
             pass
-        sys.modules.pop("pynng", None)
-        sys.path.insert(0, os.path.join(os.path.dirname(__file__), "c_libraries"))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            import pynng  # type: ignore[import-not-found]  # noqa: F401
-        assert [one.category for one in caught] == [RuntimeWarning]
-        assert "pynng" in str(caught[0].message)
-        sys.modules.pop("pynng", None)
+        for library, error in (
+            ("pynng", smolmix_sync.LeakBlocked),
+            ("uvloop", ImportError),
+            ("aiodns", ImportError),
+        ):
+            try:
+                __import__(library)
+            except error as problem:
+                assert library in str(problem), problem
+                assert isinstance(problem.__cause__ or problem, smolmix_sync.LeakBlocked)
+            else:
+                raise AssertionError(f"{library} was imported")
+    sys.modules.pop("pynng", None)
+    with smolmix_sync.patch_all(allow=("pynng",)):
+        import pynng  # type: ignore[import-not-found]  # noqa: F401
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with smolmix_sync.patch_all():
+            pass
+    assert [one.category for one in caught] == [RuntimeWarning]
+    assert "pynng" in str(caught[0].message), "what was imported before is named"
+    sys.modules.pop("pynng", None)
     captured(socket.AF_INET, socket.SOCK_STREAM).close()
 
 with smolmix_sync.patch_all(strict=False):

@@ -1,0 +1,1 @@
+"""Stands for a C library of that name."""
