@@ -3,7 +3,8 @@
 Every node is a process of its own that speaks the real wire protocols on TCP;
 this package is the other side of everything that `smolmix_sync.mixnet` and
 `smolmix_sync.ipr` do, one file per kind of node. See `LocalNet` to use it and
-``python -m smolmix_sync.localnet`` to run it in the foreground.
+``python -m smolmix_sync.localnet`` to run it in the foreground; `LocalNode` is one of its nodes
+in a network of others.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from smolmix_sync.localnet.config import LocalNetConfig
     from smolmix_sync.localnet.control import ControlError
     from smolmix_sync.localnet.localnet import LocalNet, LocalNetFailed, NodeControl
+    from smolmix_sync.localnet.node import LocalNode
 
-__all__ = ["ControlError", "LocalNet", "LocalNetConfig", "LocalNetFailed", "NodeControl"]
+__all__ = ["ControlError", "LocalNet", "LocalNetConfig", "LocalNetFailed", "LocalNode", "NodeControl"]
 
 _HOMES = {
     "ControlError": "control",
     "LocalNet": "localnet",
     "LocalNetConfig": "config",
     "LocalNetFailed": "localnet",
+    "LocalNode": "node",
     "NodeControl": "localnet",
 }
 

@@ -13,12 +13,18 @@ from typing import Any, TextIO
 
 from smolmix_sync.localnet.config import LocalNetConfig
 from smolmix_sync.localnet.localnet import LocalNet, LocalNetFailed
+from smolmix_sync.localnet.node import add_node_arguments, run_node
 
 __all__ = ["add_arguments", "config_from_arguments", "describe", "main", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add localnet's switches to a command line."""
+    parts = parser.add_subparsers(dest="part", metavar="node")
+    summary = "run one node of ours in a network of others"
+    add_node_arguments(
+        parts.add_parser("node", help=summary, description=summary[0].upper() + summary[1:] + ".")
+    )
     group = parser.add_argument_group("localnet")
     group.add_argument("--address", default="127.0.0.1", help="IP address that all nodes bind and announce")
     group.add_argument(
@@ -116,7 +122,9 @@ def _print_text(facts: dict[str, Any], out: TextIO) -> None:
 
 
 def run(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
-    """Run a network in the foreground until SIGINT or SIGTERM; return the exit code."""
+    """Run a network, or one node, in the foreground until SIGINT or SIGTERM; return the exit code."""
+    if arguments.part == "node":
+        return run_node(arguments, out)
     out = out if out is not None else sys.stdout
     try:
         config = config_from_arguments(arguments)

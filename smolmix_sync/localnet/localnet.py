@@ -31,7 +31,7 @@ from smolmix_sync.config import set_process_overrides
 from smolmix_sync.localnet.config import LocalNetConfig
 from smolmix_sync.localnet.control import ControlClient
 
-__all__ = ["LocalNet", "LocalNetFailed", "NodeControl"]
+__all__ = ["LocalNet", "LocalNetFailed", "NodeControl", "child_environment", "forget_in_children"]
 
 _log = logging.getLogger("smolmix_sync.localnet")
 
@@ -177,7 +177,7 @@ class LocalNet:
                 [sys.executable, "-P", "-m", "smolmix_sync.localnet.network"],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env=_child_environment(),
+                env=child_environment(),
                 start_new_session=True,
             )
         except BaseException:
@@ -188,7 +188,7 @@ class LocalNet:
             theirs.close()
         self._lifeline = ours
         self._pid = os.getpid()
-        _forget_in_children(ours)
+        forget_in_children(ours)
         # The death signal comes when the creating thread ends, so only the main thread asks for it.
         main_thread = _thread.get_native_id() == os.getpid()
         order = {
@@ -375,7 +375,7 @@ class LocalNet:
         return result
 
 
-def _child_environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """Return an environment with none of the client's settings, where this package can be imported."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("SMOLMIX_", "LD_PRELOAD"))
@@ -386,7 +386,7 @@ def _child_environment() -> dict[str, str]:
     return environment
 
 
-def _forget_in_children(lifeline: _socket.socket) -> None:
+def forget_in_children(lifeline: _socket.socket) -> None:
     """Close a forked child's copy of *lifeline*, or the network would outlive the parent."""
 
     def close() -> None:

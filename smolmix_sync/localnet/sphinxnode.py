@@ -6,6 +6,8 @@ Source: spec/sphinx.md sections 8, 16 and 19.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,6 +25,8 @@ from smolmix_sync.mixnet.sphinx import (
 )
 
 __all__ = ["ReplayFilter", "SphinxProgram"]
+
+_log = logging.getLogger("smolmix_sync.localnet")
 
 # From the specification: a longer delay is cut to this.
 _MAX_DELAY = 10.0
@@ -79,7 +83,8 @@ class SphinxProgram(Program):
     payload), ``expired_key``, ``unroutable`` and ``not_my_role``; ``bytes_in`` and ``bytes_out`` of links.
     ``noise_links_in`` and ``noise_links_out`` are handshakes that succeeded, ``noise_refused`` links accepted
     from where Noise is announced that did not begin with one, ``noise_failed`` links opened to a node that
-    announces Noise and does not speak it, or not with that key.
+    announces Noise and does not speak it, or not with that key. A node in a network of others counts
+    ``directory_readings`` and ``directory_failures``.
     """
 
     #: Whether packets for the next mix node, and packets that end here, are this node's business.
@@ -97,6 +102,7 @@ class SphinxProgram(Program):
             _Key(rotation_id, bytes.fromhex(private)) for rotation_id, private in config["sphinx_keys"]
         ]
         self._known_ips = frozenset(config["known_ips"])
+        self._stranger = asyncio.Event()
         self.noise = _noise_peers(config.get("noise"))
         self._delayed = 0
         self.capture = LinkCapture(config.get("capture_dir"))
@@ -112,8 +118,30 @@ class SphinxProgram(Program):
         self._listener = MixListener(self.receive, self.counters, self.noise)
 
     async def start(self) -> None:
-        """Open the mix listener."""
+        """Open the mix listener; a node in a network of others also begins to read its directory."""
         await self._listener.listen(self.config["address"], self.port("mix"))
+        if "nym_api" in self.config:
+            self.spawn(self._follow_directory(self.config["nym_api"], self.config["refresh"]))
+
+    async def _follow_directory(self, nym_api: str, refresh: float) -> None:
+        """Read the directory again and again, sooner when a packet is for somebody unknown."""
+        # Here, because urllib is much to load for the nodes that are told by a supervisor.
+        from smolmix_sync.localnet.neighbours import LOOK_AGAIN, fetch_neighbours
+
+        while True:
+            self._stranger.clear()
+            try:
+                neighbours = await asyncio.to_thread(fetch_neighbours, nym_api)
+            except (OSError, ValueError, WireError) as error:
+                self.counters["directory_failures"] += 1
+                _log.warning("%s cannot read the directory: %s", self.name, error)
+            else:
+                self.counters["directory_readings"] += 1
+                self._known_ips = neighbours.ips
+                self.noise.learn(neighbours.noise_keys)
+            await asyncio.sleep(min(LOOK_AGAIN, refresh))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stranger.wait(), max(0.0, refresh - LOOK_AGAIN))
 
     async def stop(self) -> None:
         """Close listener and links."""
@@ -127,8 +155,12 @@ class SphinxProgram(Program):
         if self.switches.get("drop", 0.0) > random.random():
             counters["dropped"] += 1
             return
-        # 0: the sender does not say which rotation; every key is tried.
-        keys = [key for key in self._keys if frame.key_rotation in (0, key.rotation)]
+        # 0: the sender does not say which rotation, and every key is tried; or the key is not of any.
+        keys = [
+            key
+            for key in self._keys
+            if frame.key_rotation == key.rotation or 0 in (frame.key_rotation, key.rotation)
+        ]
         if not keys:
             counters["expired_key"] += 1
             return
@@ -188,6 +220,7 @@ class SphinxProgram(Program):
         """Send a packet to its next hop now, if that is a node of this network."""
         if address.ip not in self._known_ips:
             self.counters["unroutable"] += 1
+            self._stranger.set()
             return
         self.sender.send(address, packet, key_rotation)
 
