@@ -16,6 +16,7 @@ from smolmix_sync._version import __version__
 from smolmix_sync.reactor import _originals as _originals  # captured before anything can be patched
 
 if TYPE_CHECKING:
+    from smolmix_sync._tunnel_exits import ExitInfo, best_ipr, list_exits
     from smolmix_sync.address import Recipient
     from smolmix_sync.client import IpMixStream, MixnetClient
     from smolmix_sync.config import TunnelConfig
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
         disconnect,
         get_tunnel,
         get_tunnel_state,
+        isolate,
         mix_dns,
         mix_resolve,
         resolve,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
 
 #: Public name -> the module that has it; loaded by ``__getattr__`` on first use.
 _WHERE = {
+    **dict.fromkeys(("ExitInfo", "best_ipr", "list_exits"), "_tunnel_exits"),
     **dict.fromkeys(("Recipient",), "address"),
     **dict.fromkeys(("IpMixStream", "MixnetClient"), "client"),
     **dict.fromkeys(("TunnelConfig",), "config"),
@@ -84,7 +87,7 @@ _WHERE = {
     **dict.fromkeys(
         (
             "IpPair", "Tunnel", "TunnelBuilder", "TunnelState", "TunnelStats", "connect", "disconnect", "get_tunnel",
-            "get_tunnel_state", "mix_dns", "mix_resolve", "resolve", "set_debug", "setup_mix_tunnel",
+            "get_tunnel_state", "isolate", "mix_dns", "mix_resolve", "resolve", "set_debug", "setup_mix_tunnel",
         ),
         "tunnel",
     ),
@@ -92,6 +95,7 @@ _WHERE = {
 
 __all__ = [
     "AttachedTunnel",
+    "ExitInfo",
     "ExitPolicyError",
     "Forward",
     "GatewayAuthError",
@@ -126,6 +130,7 @@ __all__ = [
     "TunnelStats",
     "__version__",
     "attach",
+    "best_ipr",
     "connect",
     "disconnect",
     "fetch",
@@ -134,6 +139,8 @@ __all__ = [
     "get_tunnel",
     "get_tunnel_state",
     "is_patched",
+    "isolate",
+    "list_exits",
     "mix_dns",
     "mix_fetch",
     "mix_resolve",

@@ -306,6 +306,11 @@ class TunnelConfig:
     ipr_timeout: float = _setting(
         20.0, "Seconds given to one exit to connect and to answer the probe.", _seconds
     )
+    exit_memory: Path | None = _setting(
+        None,
+        "File that remembers exits found dead; None: one beside the cached topology; /dev/null: none.",
+        _path,
+    )
     resequence_hold: float = _setting(
         0.06,
         "Seconds a message that arrived early waits for the ones before it; 0 never waits.",
@@ -402,6 +407,15 @@ class TunnelConfig:
         "own",
         "A child's next use: own (a new tunnel and identity), parent (the parent's tunnel) or deny (ENETDOWN).",
         _one_of("own", "parent", "deny"),
+    )
+    isolated_tunnels: int = _setting(
+        8, "Tunnels that isolation keys may have beside the main one.", _between(1, 1000)
+    )
+    warm_tunnels: int = _setting(
+        0, "Tunnels begun ahead for isolation keys to come; each costs its cover traffic.", _between(0, 100)
+    )
+    isolation_idle: float = _setting(
+        300.0, "Seconds after which an isolation key's tunnel without sockets is shut down.", _seconds
     )
     max_redirects: int = _setting(5, "Redirects followed by fetch.", _between(0, 100), wasm="maxRedirects")
     debug: bool = _setting(False, "Log packets at DEBUG level.", _boolean, wasm="debug")

@@ -20,6 +20,7 @@ from smolmix_sync.address import Recipient, base58_encode
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import SmolmixError, TunnelClosed, TunnelFailed, TunnelNotReady
 from smolmix_sync.reactor import _originals, provider
+from smolmix_sync.reactor.isolation import TunnelPool, isolate, set_isolation_key
 from smolmix_sync.reactor.loop import ReactorLoop, shared_loop
 from smolmix_sync.reactor.session import IpPair, Progress, TunnelSession, TunnelState, TunnelStats
 from smolmix_sync.reactor.signals import Signal
@@ -40,11 +41,13 @@ __all__ = [
     "disconnect",
     "get_tunnel",
     "get_tunnel_state",
+    "isolate",
     "mix_dns",
     "mix_resolve",
     "parse_address",
     "resolve",
     "set_debug",
+    "set_isolation_key",
     "setup_mix_tunnel",
 ]
 
@@ -102,6 +105,7 @@ class Tunnel(TunnelTraffic):
         self._changed = Signal()
         self._lender: MixnetClient | None = None
         self._lender_ends = False
+        self._isolated: TunnelPool[Tunnel] | None = None
         self._parts = parts
         self._session = self._new_session()
         _tunnels.append(self)
@@ -367,6 +371,36 @@ class Tunnel(TunnelTraffic):
         self._loop.post(self._session.start)
         self.wait_ready(timeout)
 
+    def isolate(self, key: str) -> Tunnel:
+        """Return a tunnel with the same settings and another identity, the same one for the same *key*.
+
+        It is begun without waiting, belongs to this tunnel and ends with it, or when it had no socket for
+        ``isolation_idle`` seconds; a kept identity (``client_id``) stays with this one. ``new_identity`` on it
+        makes the key somebody else.
+
+        Raises:
+            OSError: ENOBUFS when ``isolated_tunnels`` of them are in use.
+        """
+        self._check_process()
+        return self._call(self._pool).get(key)
+
+    def _pool(self) -> TunnelPool[Tunnel]:
+        if self._isolated is None:
+            config = self._config.replace(client_id=None)
+            self._isolated = TunnelPool(
+                self._loop,
+                lambda: Tunnel(config, wait=False),
+                limit=config.isolated_tunnels,
+                warm=config.warm_tunnels,
+                idle=config.isolation_idle,
+            )
+        return self._isolated
+
+    @property
+    def isolated_count(self) -> int:
+        """How many tunnels of isolation keys there are, warm ones included."""
+        return len(self._isolated) if self._isolated is not None else 0
+
     def shutdown(self, timeout: float = 10.0) -> None:
         """End the tunnel: bring home what closed sockets still have to send, then disconnect.
 
@@ -379,6 +413,8 @@ class Tunnel(TunnelTraffic):
             _tunnels.remove(self)
         if self._pid != os.getpid() or not self._loop.running:
             return
+        if self._isolated is not None:
+            self._isolated.close(timeout)
         if self._session.state is TunnelState.READY and timeout > 0:
             self.device.flush(timeout)
         self._run_to_end(self._session.shutdown, timeout)

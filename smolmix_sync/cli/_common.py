@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from smolmix_sync.localnet import LocalNet
     from smolmix_sync.tunnel import Progress, Tunnel
 
-__all__ = ["add_tunnel_options", "network", "open_tunnel", "print_progress", "say"]
+__all__ = ["add_tunnel_options", "network", "open_tunnel", "print_progress", "say", "tunnel_config"]
 
 #: Where TLS clients of this process and of its children find the authorities they trust.
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -66,13 +66,34 @@ def network(arguments: argparse.Namespace) -> Iterator[LocalNet | None]:
                     os.environ[name] = value
 
 
+def tunnel_config(arguments: argparse.Namespace) -> TunnelConfig:
+    """Return the settings that the options of :func:`add_tunnel_options` and their lower ranks make.
+
+    Raises:
+        ConfigError: a value makes no sense.
+    """
+    return TunnelConfig.load(
+        arguments.config,
+        nym_api=tuple(arguments.nym_api) if arguments.nym_api else None,
+        preferred_gateway=arguments.gateway,
+        ipr_address=arguments.ipr,
+        profile=arguments.profile,
+        debug=True if arguments.verbose > 1 else None,
+    )
+
+
 def print_progress(progress: Progress) -> None:
     """Print one step of the set-up."""
     say(f"  {progress.elapsed:6.2f} s  {progress.stage:<9} {progress.detail}")
 
 
-def open_tunnel(arguments: argparse.Namespace) -> Tunnel | None:
-    """Make the process's tunnel and wait for READY with visible progress; None, with the reason printed, if it fails."""
+def open_tunnel(arguments: argparse.Namespace, **settings: object) -> Tunnel | None:
+    """Make the process's tunnel and wait for READY with visible progress; None, with the reason printed, if it fails.
+
+    Args:
+        arguments: what :func:`add_tunnel_options` parsed.
+        settings: further settings; None is "not given".
+    """
     import smolmix_sync
 
     options = {
@@ -81,6 +102,7 @@ def open_tunnel(arguments: argparse.Namespace) -> Tunnel | None:
         "ipr_address": arguments.ipr,
         "profile": arguments.profile,
         "debug": True if arguments.verbose > 1 else None,
+        **settings,
     }
     try:
         config = TunnelConfig.load(arguments.config, **options)

@@ -19,7 +19,6 @@ from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, s
 
 if TYPE_CHECKING:
     from smolmix_sync.daemon import DaemonServer
-    from smolmix_sync.tunnel import Tunnel
 
 __all__ = ["add_arguments", "run"]
 
@@ -49,7 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="end after S seconds without a client (default: never)",
     )
     parser.add_argument(
-        "--isolate", type=int, default=8, metavar="N", help="tunnels besides the main one, for isolation keys"
+        "--isolate",
+        type=int,
+        metavar="N",
+        help="tunnels besides the main one, for isolation keys (default: 8)",
+    )
+    parser.add_argument(
+        "--warm", type=int, metavar="N", help="tunnels begun ahead for isolation keys to come (default: 0)"
     )
 
 
@@ -74,15 +79,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         path.parent.mkdir(mode=0o700, parents=True)
     _raise_descriptor_limit()
     with network(arguments):
-        tunnel = open_tunnel(arguments)
+        tunnel = open_tunnel(arguments, isolated_tunnels=arguments.isolate, warm_tunnels=arguments.warm)
         if tunnel is None:
             return 1
         server = DaemonServer(
             path,
             tunnel,
             mode=int(arguments.mode, 8),
-            limits=Limits(flows=arguments.max_sockets, tunnels=arguments.isolate),
-            isolated=lambda key: _isolated(tunnel),
+            limits=Limits(flows=arguments.max_sockets),
         )
         try:
             try:
@@ -118,13 +122,6 @@ class _Ended(BaseException):
 def _end(*_: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Ended
-
-
-def _isolated(tunnel: Tunnel) -> Tunnel:
-    import smolmix_sync
-
-    # The same network and settings, another identity: never the stored one.
-    return smolmix_sync.Tunnel(tunnel.config.replace(client_id=None), wait=False)
 
 
 def _raise_descriptor_limit() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import select
+from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from smolmix_sync.socket import MixSocket
 
 __all__ = ["AttachedTunnel", "attach", "default_path"]
+
+#: Ours: isolation keys remembered; what is forgotten is only made anew.
+_KEYS = 64
 
 
 def default_path() -> Path:
@@ -45,6 +49,7 @@ class AttachedTunnel:
     def __init__(self, path: str | os.PathLike[str], *, isolate: str = "") -> None:
         self.path = Path(path).absolute()
         self._device = RemoteDevice(str(self.path), isolate)
+        self._isolated: OrderedDict[str, AttachedTunnel] = OrderedDict()
 
     @property
     def device(self) -> Device:
@@ -137,9 +142,13 @@ class AttachedTunnel:
             raise
         return cast("MixSocket", sock)
 
-    def isolated(self, key: str) -> AttachedTunnel:
-        """Return the same daemon with another identity behind it, one for each *key*."""
-        return AttachedTunnel(self.path, isolate=key)
+    def isolate(self, key: str) -> AttachedTunnel:
+        """Return the same daemon with another identity behind it, the same one for the same *key*."""
+        found = self._isolated.pop(key, None) or AttachedTunnel(self.path, isolate=key)
+        self._isolated[key] = found  # the one used last comes last
+        while len(self._isolated) > _KEYS:
+            self._isolated.popitem(last=False)
+        return found
 
     def __repr__(self) -> str:
         return f"<AttachedTunnel {self.path}>"

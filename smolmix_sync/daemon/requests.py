@@ -194,7 +194,7 @@ class Client:
         if end is not None:
             flow.cookie = request.cookie
         try:
-            self._server.register(flow, request.isolate)
+            self._server.register(flow)
         except OSError:
             if fd >= 0:
                 posix_close(fd)

@@ -31,6 +31,7 @@ from smolmix_sync.errors import SmolmixError
 from smolmix_sync.reactor import _originals
 from smolmix_sync.reactor import flow as flows
 from smolmix_sync.reactor._originals import CSocket, os_error, posix_close
+from smolmix_sync.reactor.isolation import isolated_port
 from smolmix_sync.reactor.provider import TunnelPort
 
 if TYPE_CHECKING:
@@ -56,13 +57,11 @@ class Limits:
         connections: control connections of one process.
         flows: sockets of one process.
         requests: requests of one connection that wait for their replies.
-        tunnels: tunnels besides the main one, one for each isolation key.
     """
 
     connections: int = 256
     flows: int = 4096
     requests: int = 64
-    tunnels: int = 8
 
 
 class DaemonServer:
@@ -73,7 +72,6 @@ class DaemonServer:
         tunnel: the tunnel (or bare device) to serve.
         mode: permissions of the file. Whatever they are, only processes of our own user (and root) are served.
         limits: bounds for clients.
-        isolated: makes the tunnel of an isolation key without waiting for it; None refuses keys.
 
     Raises:
         OSError: EADDRINUSE when another daemon answers on *path*.
@@ -86,7 +84,6 @@ class DaemonServer:
         *,
         mode: int = 0o600,
         limits: Limits | None = None,
-        isolated: Callable[[str], TunnelPort] | None = None,
     ) -> None:
         self.path = Path(path).absolute()
         self.tunnel = tunnel
@@ -96,9 +93,6 @@ class DaemonServer:
         self.served = 0
         self.clients: set[Client] = set()
         self.connections: Counter[int] = Counter()
-        self._isolated = isolated
-        self._pool: dict[str, TunnelPort] = {}
-        self._pool_flows: Counter[str] = Counter()
         self._mode = mode
         self._sock: _socket.socket | None = None
         self._watcher: Watcher | None = None
@@ -184,9 +178,6 @@ class DaemonServer:
         threads, self._threads = self._threads, None
         if threads is not None:
             self._loop.spawn(threads.kill)
-        for tunnel in self._pool.values():
-            _retire(tunnel)
-        self._pool.clear()
 
     def __enter__(self) -> DaemonServer:
         return self if self in _servers else self.start()
@@ -261,24 +252,11 @@ class DaemonServer:
         """Return the tunnel of an isolation key, begun if it is new; '' is the main one.
 
         Raises:
-            OSError: EOPNOTSUPP without isolation, ENOBUFS when every tunnel of the pool is in use.
+            OSError: EOPNOTSUPP without isolation, ENOBUFS when as many tunnels as there may be are in use.
         """
-        if not key:
-            return self.tunnel
-        port = self._pool.get(key)
-        if port is None:
-            if self._isolated is None:
-                raise os_error(errno.EOPNOTSUPP, "this daemon has no isolation")
-            if len(self._pool) >= self.limits.tunnels:
-                idle = next((one for one in self._pool if not self._pool_flows[one]), None)
-                if idle is None:
-                    raise os_error(errno.ENOBUFS, "every tunnel of the pool is in use")
-                _retire(self._pool.pop(idle))
-            port = self._isolated(key)
-        self._pool[key] = self._pool.pop(key, port)  # the one used last comes last
-        return port
+        return isolated_port(self.tunnel, key)
 
-    def register(self, flow: ServedFlow, key: str = "") -> None:
+    def register(self, flow: ServedFlow) -> None:
         """Count a client's socket, and let it be found by its cookie.
 
         Raises:
@@ -287,17 +265,15 @@ class DaemonServer:
         if self.flows[flow.pid] >= self.limits.flows:
             raise os_error(errno.EMFILE, "too many sockets of this process")
         self.flows[flow.pid] += 1
-        self._pool_flows[key] += 1
         self.served += 1
-        flow.ended = lambda over: self._unregister(over, key)
+        flow.ended = self._unregister
         if flow.cookie != NO_COOKIE:
             flows.by_cookie[flow.cookie] = flow
 
-    def _unregister(self, flow: ServedFlow, key: str) -> None:
+    def _unregister(self, flow: ServedFlow) -> None:
         self.flows[flow.pid] -= 1
         if self.flows[flow.pid] <= 0:
             del self.flows[flow.pid]
-        self._pool_flows[key] -= 1
         flows.ports.release(flow)
 
     def _tell_watchers(self) -> None:
@@ -319,7 +295,7 @@ class DaemonServer:
             "clients": len({client.pid for client in self.clients}),
             "flows": sum(self.flows.values()),
             "served": self.served,
-            "tunnels": 1 + len(self._pool),
+            "tunnels": 1 + getattr(self.tunnel, "isolated_count", 0),
         }
         state = getattr(port, "state", None)
         if state is not None:
@@ -337,13 +313,6 @@ class DaemonServer:
             counters = stats()
             told["stats"] = {name: getattr(counters, name) for name in type(counters).__dataclass_fields__}
         return told
-
-
-def _retire(tunnel: Any) -> None:
-    """Shut a tunnel down without waiting for it."""
-    shutdown = getattr(tunnel, "shutdown", None)
-    if shutdown is not None:
-        _originals.start_new_thread(shutdown, (5.0,))
 
 
 #: Servers of this process; a forked child closes its copies of their descriptors.

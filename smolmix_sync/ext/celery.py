@@ -20,7 +20,6 @@ Source: design.md decisions 11a, 15a and 16; spec/sockets.md section 15.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import importlib
 import ipaddress
 import logging
@@ -28,7 +27,6 @@ import os
 import shutil
 import socket
 import tempfile
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +35,7 @@ import smolmix_sync
 from smolmix_sync.daemon import AttachedTunnel, DaemonServer, attach, default_path
 from smolmix_sync.daemon.launch import answers, ensure_daemon, hold
 from smolmix_sync.errors import SmolmixError, TunnelError
+from smolmix_sync.tunnel import set_isolation_key
 
 __all__ = ["RETRY_FOR", "Installed", "install"]
 
@@ -83,29 +82,19 @@ def __getattr__(name: str) -> Any:
 
 RETRY_FOR: tuple[type[Exception], ...]
 
-_task_key: contextvars.ContextVar[str] = contextvars.ContextVar("smolmix_task", default="")
-
 
 class _Choice:
     """The tunnel that sockets of a worker use; which one is settled when the worker starts."""
 
     def __init__(self) -> None:
         self.attached: AttachedTunnel | None = None
-        self._isolated: OrderedDict[str, AttachedTunnel] = OrderedDict()
 
     def _port(self) -> Any:
-        attached = self.attached
-        if attached is None:
-            return importlib.import_module("smolmix_sync.tunnel").current()
-        key = _task_key.get()
-        if not key:
-            return attached
-        port = self._isolated.get(key)
-        if port is None:
-            port = self._isolated[key] = attached.isolated(key)
-            while len(self._isolated) > 64:
-                self._isolated.popitem(last=False)
-        return port
+        return self.attached or importlib.import_module("smolmix_sync.tunnel").current()
+
+    def isolate(self, key: str) -> Any:
+        """Return the tunnel of an isolation key."""
+        return self._port().isolate(key)
 
     @property
     def device(self) -> Any:
@@ -228,10 +217,7 @@ class Installed:
         self._folder = tempfile.mkdtemp(prefix="smolmix-celery-")
         path = Path(self._folder, "tunnel.sock")
         self._tunnel = smolmix_sync.Tunnel(wait=False)
-        config = self._tunnel.config.replace(client_id=None)
-        self._server = DaemonServer(
-            path, self._tunnel, isolated=lambda key: smolmix_sync.Tunnel(config, wait=False)
-        ).start()
+        self._server = DaemonServer(path, self._tunnel).start()
         self._choice.attached = attach(path)
 
     def _on_process_init(self, **_: Any) -> None:
@@ -266,16 +252,16 @@ class Installed:
             smolmix_sync.disconnect(_FLUSH)
 
     def _on_task(self, task_id: str = "", **_: Any) -> None:
+        if self._isolate == "task":
+            set_isolation_key(task_id)
         if self._choice.attached is None:
             return
-        if self._isolate == "task":
-            _task_key.set(task_id)
         if self.mode == "daemon" and not answers(self._path):
             _LOG.warning("the daemon is gone: starting another")
             self._start_daemon(_RESTART)
 
     def _on_task_end(self, **_: Any) -> None:
-        _task_key.set("")
+        set_isolation_key("")
 
     # --- what stays direct ---
 
@@ -368,7 +354,7 @@ def install(
         app: the Celery app.
         mode: where the tunnel is: "daemon" (started when none answers), "own" or "parent".
         path: of the daemon's socket; None is ``SMOLMIX_DAEMON`` or the user's default.
-        isolate: "task" gives every task a Nym identity of its own (daemon and parent), from a bounded pool; setting
+        isolate: "task" gives every task a Nym identity of its own from a bounded pool; setting
             one up takes seconds.
         direct: further networks that stay outside the tunnel, as for ``patch_all``. Broker and result backend are
             added by themselves.
@@ -388,8 +374,6 @@ def install(
         raise ValueError(f"mode: {mode!r} is not 'daemon', 'own' or 'parent'")
     if isolate not in (None, "task"):
         raise ValueError(f"isolate: {isolate!r} is not None or 'task'")
-    if isolate and mode == "own":
-        raise ValueError("isolate needs mode='daemon' or 'parent'")
     installed = Installed(
         app,
         mode,

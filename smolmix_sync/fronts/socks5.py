@@ -105,7 +105,7 @@ class SocksServer(Front):
         if user in ("", self._username):
             client.sendall(b"\x01\x00")
             return None
-        if not hasattr(self.tunnel, "isolated"):
+        if not hasattr(self.tunnel, "isolate"):
             client.sendall(b"\x01\x01")
             raise _Rejected(
                 "a user name asks for isolation, which this tunnel does not have: connect without one"
@@ -115,7 +115,7 @@ class SocksServer(Front):
 
     def _tunnel_for(self, user: str | None) -> Any:
         tunnel: Any = self.tunnel
-        return tunnel if user is None else tunnel.isolated(user)
+        return tunnel if user is None else tunnel.isolate(user)
 
     # --- CONNECT ---
 

@@ -117,6 +117,11 @@ class Device:
         return self.stack is not None
 
     @property
+    def in_use(self) -> bool:
+        """Whether a socket is open on it, waits for it, or still has data to bring home (reactor)."""
+        return bool(self._owners or self._waiting or self._unfinished())
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Our addresses in the tunnel; empty while it is not up."""
         stack = self.stack

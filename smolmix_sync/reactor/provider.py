@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from smolmix_sync.reactor._originals import os_error
+from smolmix_sync.reactor.isolation import current_key, isolated_port
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
@@ -76,19 +77,20 @@ def installed() -> bool:
 
 
 def current() -> TunnelPort:
-    """Return the default tunnel, starting it in the background on first need.
+    """Return the default tunnel, or the one for the isolation key in force; started in the background on first need.
 
     Raises:
-        OSError: ENETDOWN when there is none and none may be started.
+        OSError: ENETDOWN when there is none and none may be started; EOPNOTSUPP or ENOBUFS when there is none
+            for the key.
     """
     global _last
     find = _find or _default
     if find is None:
         raise os_error(errno.ENETDOWN, "no tunnel")
     _last = find()
-    return _last
+    return isolated_port(_last, current_key())
 
 
 def peek() -> TunnelPort | None:
-    """Return what :func:`current` returned last, None if it was not called; starts nothing."""
+    """Return the default tunnel as :func:`current` found it last, None if it was not called; starts nothing."""
     return _last

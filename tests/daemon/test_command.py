@@ -149,7 +149,7 @@ def test_isolation_keys_have_addresses_of_their_own(net: LocalNet, tmp_path: Pat
         found: dict[str, str] = {}
 
         def look(key: str) -> None:
-            one = tunnel.isolated(key) if key else tunnel
+            one = tunnel.isolate(key) if key else tunnel
             with one.create_connection(("echo.localnet", 7), 30) as sock:
                 found[key] = sock.getsockname()[0]
 

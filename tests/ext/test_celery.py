@@ -88,7 +88,7 @@ def test_broker_known_by_a_name_is_refused_unless_told_to_ask_for_it(monkeypatch
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
-    for options in ({"mode": "thread"}, {"isolate": "request"}, {"mode": "own", "isolate": "task"}):
+    for options in ({"mode": "thread"}, {"isolate": "request"}):
         with pytest.raises(ValueError, match=next(iter(options)) + "|isolate"):
             over_mixnet.install(an_app(), **options)
 
