@@ -26,6 +26,7 @@ from smolmix_sync._socket_route import (
     route,
     to_kernel,
 )
+from smolmix_sync.errors import ExitPolicyError
 from smolmix_sync.reactor import flow as flows
 from smolmix_sync.reactor._originals import CSocket, os_error, wait_fd
 from smolmix_sync.reactor.flow import (
@@ -63,6 +64,8 @@ def connect(self: Any, address: Any) -> None:
         CSocket.connect(self, target)
     elif number == errno.EAGAIN:
         raise TimeoutError("timed out")
+    elif number == errno.EACCES and flow.stream:
+        raise ExitPolicyError(f"the exit's policy refuses {target[0]} port {target[1]}")
     elif number:
         raise os_error(number)
 

@@ -123,8 +123,8 @@ class NoExit(IprError):
     """No exit is known, or none of those known answered."""
 
 
-class ExitPolicyError(SmolmixError):
-    """The exit's policy forbids this destination; the message names it."""
+class ExitPolicyError(SmolmixError, PermissionError):
+    """The exit's policy forbids this destination; the message names its address and port."""
 
     default_errno = _errno.EACCES
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "ws": "talk to a websocket through the tunnel, one line a message",
     "nc": "join stdin and stdout to a connection through the tunnel",
     "proxy": "serve SOCKS5, an HTTP proxy and forwarded ports on this machine",
+    "exits": "list the exits of the network, and probe which of them work",
     "localnet": "run the embedded network in the foreground",
     "daemon": "own one tunnel and hand sockets to every process of this user",
     "status": "show what the daemon says about itself",

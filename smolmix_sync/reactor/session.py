@@ -43,6 +43,7 @@ from smolmix_sync.mixnet.topology.selection import Exit
 from smolmix_sync.netstack import Stack, StackConfig, TcpSettings
 from smolmix_sync.reactor.bridge import Bridge
 from smolmix_sync.reactor.device import Device
+from smolmix_sync.reactor.exitmemory import ExitMemory, exit_memory_path
 from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
 from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
@@ -202,6 +203,7 @@ class TunnelSession:
         self._grace: Timer | None = None
         self._exit_lost = ""
         self._lost_exits: set[Recipient] = set()
+        self._memory = ExitMemory(exit_memory_path(config))
         self._policy_refusals = 0
 
     # --- life (reactor thread) ---
@@ -387,6 +389,8 @@ class TunnelSession:
             self._drop_exit("the gateway was lost for too long")
 
     def _lose_exit(self, reason: str) -> None:
+        if self._bridge is not None:
+            self._memory.failed(self._bridge.exit_address, reason)
         self._exit_lost = reason
         self._news.set()
 
@@ -409,7 +413,9 @@ class TunnelSession:
         """Connect to an exit and hear something through it; raises what the last one failed with."""
         assert self.mix is not None
         self._progress("exit", "choosing an exit")
-        choices = exit_choices(self.mix, self.config.ipr_address, self._lost_exits)
+        choices = exit_choices(
+            self.mix, self.config.ipr_address, self._lost_exits | self._memory.quarantined()
+        )
         failure: SmolmixError = NoExit("no exit in the directory fits the settings")
         for choice in choices[:tries] if tries else choices:
             limit = self.config.ipr_timeout
@@ -417,6 +423,7 @@ class TunnelSession:
                 limit = max(limit, self.config.connect_timeout)
             try:
                 self._try_exit(choice, limit)
+                self._memory.worked(choice.recipient)
                 return
             except SmolmixError as error:
                 failure = error
@@ -424,6 +431,7 @@ class TunnelSession:
                 self._lost_exits.add(choice.recipient)
                 if not self.mix.is_up:
                     break
+                self._memory.failed(choice.recipient, str(error))
         raise failure
 
     def _try_exit(self, choice: Exit, limit: float) -> None:

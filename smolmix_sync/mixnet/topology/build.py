@@ -72,6 +72,7 @@ def with_described(topology: Topology, described: Iterable[DescribedNode]) -> To
                 node,
                 build_version=more.build.build_version,
                 ipr=more.ipr,
+                location=more.location,
                 exit_ipr=node.exit_ipr or more.declared.exit_ipr,
             )
         nodes[node_id] = node

@@ -31,6 +31,7 @@ def _extra(node: Node) -> dict[str, Any]:
         "exit_ipr": node.exit_ipr,
         "build_version": node.build_version,
         "ipr": None if node.ipr is None else str(node.ipr),
+        "location": node.location,
     }
 
 
@@ -79,4 +80,5 @@ def _with_extra(node: Node, fields: JsonObject) -> Node:
         exit_ipr=fields.boolean("exit_ipr"),
         build_version=optional(fields, "build_version", fields.text),
         ipr=None if ipr is None else Recipient.parse(ipr),
+        location=optional(fields, "location", fields.text),
     )

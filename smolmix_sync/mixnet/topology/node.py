@@ -34,7 +34,8 @@ class Node:
     """A node that can be routed through.
 
     *performance* is a whole percent, 100 when its source (network.json) has none. *exit_ipr*,
-    *build_version* and *ipr* come from nym-api alone; *ipr* is the address of the node's IP packet router.
+    *build_version*, *ipr* and *location* come from nym-api alone; *ipr* is the address of the node's IP packet
+    router, *location* a country as its operator declares it.
     Source: spec/topology.md sections 4, 6 and 10.
     """
 
@@ -48,6 +49,7 @@ class Node:
     exit_ipr: bool = False
     build_version: str | None = None
     ipr: Recipient | None = None
+    location: str | None = None
     _hop: Hop = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
