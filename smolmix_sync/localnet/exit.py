@@ -19,6 +19,7 @@ import asyncio
 import dataclasses
 import ipaddress
 import os
+import random
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -148,6 +149,9 @@ class Exit(Gateway):
                         self.counters["replies_lost"] += 1
                 case PacketAccepted(packet, _):
                     self.counters["ip_packets_in"] += 1
+                    if self.switches.get("drop_ip", 0.0) > random.random():
+                        self.counters["ip_dropped"] += 1
+                        continue
                     self._relay.receive(packet, now)
                 case ClientConnected(_, _, version):
                     self.counters["ipr_clients"] += 1

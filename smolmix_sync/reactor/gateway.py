@@ -314,10 +314,15 @@ class GatewayLink:
         was_open = self._open
         self.reason = reason
         if not was_open:
-            self._ready.set_exception(OSError(errno.ECONNRESET, reason))
+            self._fail(OSError(errno.ECONNRESET, reason))
         self.close()
         if was_open:
             self._on_lost(reason)
+
+    def _fail(self, error: OSError) -> None:
+        """End the set-up; only the first reason counts: gateways close the connection after a refusal."""
+        if not self._ready.ready():
+            self._ready.set_exception(error)
 
     def _pump(self) -> None:
         """Take the session's output and events."""
@@ -344,7 +349,7 @@ class GatewayLink:
     def _refused(self, event: GatewayRefused) -> None:
         error = GatewayRefusal(f"the gateway refused: {event.reason}", event.kind.value)
         if not self._open:
-            self._ready.set_exception(error)
+            self._fail(error)
             return
         # A real client goes deaf after an error; the session behind it may be gone.
         if event.fatal or event.kind is Refusal.TICKETS_REQUIRED:

@@ -17,7 +17,7 @@ import gevent
 
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import NoExit
-from smolmix_sync.netstack import Conn, Stack, Udp
+from smolmix_sync.netstack import Conn, Stack, State, Udp
 from smolmix_sync.reactor.loop import ReactorLoop
 
 __all__ = ["IPV6_RESOLVER", "ExitProbe"]
@@ -123,7 +123,9 @@ class ExitProbe:
             return True
         # A reset has crossed the exit as well as an answer has; our own timers have not.
         conn = self._conn
-        return conn is not None and (conn.writable() > 0 or conn.error == errno.ECONNREFUSED)
+        if conn is None or conn.state is State.SYN_SENT:
+            return False
+        return conn.state is not State.CLOSED or conn.error == errno.ECONNREFUSED
 
     def close(self) -> None:
         """Leave nothing of the questions in the stack."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -10,12 +12,15 @@ import pytest
 from support.fakegateway import FakeGateway
 from support.greenlets import in_greenlet, wait_until
 
+from smolmix_sync.errors import GatewayAuthError
 from smolmix_sync.mixnet.gateway.client import GatewayClient
 from smolmix_sync.mixnet.gateway.events import Refusal
 from smolmix_sync.mixnet.gateway.server import ServerSettings
 from smolmix_sync.mixnet.sphinx import MixPacket, NodeAddress
 from smolmix_sync.mixnet.topology import EntryDetails
+from smolmix_sync.reactor import gateway as gateway_module
 from smolmix_sync.reactor.gateway import (
+    CLOCK_SKEW,
     FRAME_LIMIT,
     GatewayEndpoint,
     GatewayLink,
@@ -105,6 +110,28 @@ def test_wrong_gateway_key_is_refused(loop: ReactorLoop) -> None:
         with pytest.raises(GatewayRefusal) as caught:
             in_greenlet(loop, owner.open)
         assert caught.value.kind is Refusal.HANDSHAKE
+
+
+@pytest.mark.interop
+def test_clock_that_is_off_is_reported_by_name_with_both_clocks(
+    loop: ReactorLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeGateway() as gateway:
+        owner = Owner(gateway)
+        in_greenlet(loop, owner.open).close()
+        client = owner.client = owner.client.successor()
+        shifted = SimpleNamespace(time=lambda: time.time() + 300)
+        monkeypatch.setattr(gateway_module, "time", shifted)
+        with pytest.raises(GatewayRefusal) as caught:
+            in_greenlet(loop, owner.open)
+        assert caught.value.kind is Refusal.CLOCK_SKEW
+        public = caught.value.public()
+        assert isinstance(public, GatewayAuthError)
+        assert str(public).startswith(CLOCK_SKEW)
+        got, ours = map(int, re.findall(r"\d{9,}", str(public)))
+        assert got - ours in (299, 300, 301)
+        owner.client = client.successor()  # registers, which is not dated
+        assert in_greenlet(loop, owner.open).is_open
 
 
 @pytest.mark.interop

@@ -362,6 +362,30 @@ def test_allowance_ends_at_midnight_and_is_claimed_again_before_the_next_packet(
     assert joined.server_events[-1] == ForwardPacket(PACKET)
 
 
+def test_allowance_is_claimed_every_day_and_once_a_day() -> None:
+    joined = line(ClientTable()).start()
+    assert joined.client.counters.claims == 1
+    joined.advance(11 * 3600)  # 23:00
+    for day in range(2, 6):
+        for _ in range(24):
+            joined.advance(3600)
+            assert joined.client.forward(PACKET, joined.now)
+            joined.run()
+        assert joined.client.counters.claims == day
+        assert joined.client.bandwidth == c.FREE_BANDWIDTH - 24 * 2413
+    assert not [event for event in joined.client_events if isinstance(event, OutOfBandwidth)]
+
+
+def test_day_that_began_without_a_packet_is_claimed_with_the_first_one() -> None:
+    joined = line(ClientTable()).start()
+    joined.advance(3 * 86400)
+    assert joined.client.counters.claims == 1
+    joined.client.forward(PACKET, joined.now)
+    joined.run()
+    assert joined.client.counters.claims == 2
+    assert joined.server_events[-1] == ForwardPacket(PACKET)
+
+
 def test_out_of_bandwidth_claims_again() -> None:
     table = ClientTable()
     joined = line(table).start()
