@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
+import itertools
 import os
 import pickle
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,21 +14,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.celery_project import Project, needs_redis, redis_server
 
-celery = pytest.importorskip("celery")
+pytest.importorskip("celery")
 
-from smolmix_sync.daemon import attach  # noqa: E402
-from smolmix_sync.ext import celery as over_mixnet  # noqa: E402
-from smolmix_sync.localnet import LocalNet  # noqa: E402
-
-PROJECT = Path(__file__).with_name("celery_project")
-
-needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
-
-
-def end_with_us() -> None:
-    """Have the kernel end a child with the test run, however that ends (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
+from smolmix_sync.daemon import attach
+from smolmix_sync.ext import celery as over_mixnet
+from smolmix_sync.localnet import LocalNet
 
 
 def an_app(**conf: Any) -> Any:
@@ -127,86 +114,11 @@ def net() -> Iterator[LocalNet]:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    with subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-        preexec_fn=end_with_us,
-    ) as server:
-        for _ in range(100):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}"
-        server.terminate()
-        server.wait(10)
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield f"redis://127.0.0.1:{server.port}"
 
 
-class Project:
-    """The test project with its own database of the broker, workers, and a caller."""
-
-    def __init__(self, broker: str, database: int, net: LocalNet, folder: Path, **install: Any) -> None:
-        self.socket = folder / "daemon.sock"
-        self.folder = folder
-        self.broker = f"{broker}/{database}"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SMOLMIX_")},
-            **net.environment(),
-            "PYTHONPATH": str(PROJECT),
-            "BROKER": self.broker,
-            "INSTALL": json.dumps({"path": str(self.socket), **install}),
-        }
-        self.workers: list[subprocess.Popen[bytes]] = []
-        self.app = celery.Celery("caller", broker=self.broker, backend=self.broker, set_as_current=False)
-
-    def worker(self, pool: str, concurrency: int = 4) -> subprocess.Popen[bytes]:
-        """Start a worker and wait until it answers."""
-        name = f"w{len(self.workers)}@test"
-        with open(self.folder / f"{name}.log", "wb") as log:
-            self.workers.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "celery", "-A", "celery_tasks", "worker", "-P", pool, "-c",
-                     str(concurrency), "-n", name, "-l", "INFO", "--without-gossip", "--without-mingle"],
-                    cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT,
-                    start_new_session=True, preexec_fn=end_with_us,
-                )
-            )  # fmt: skip
-        limit = time.monotonic() + 60
-        while b" ready." not in (self.folder / f"{name}.log").read_bytes():
-            assert self.workers[-1].poll() is None, self.log()
-            assert time.monotonic() < limit, self.log()
-            time.sleep(0.1)
-        return self.workers[-1]
-
-    def log(self, octets: int = 3000) -> str:
-        return "\n".join(path.read_text()[-octets:] for path in self.folder.glob("*.log"))
-
-    def send(self, name: str, *arguments: Any) -> Any:
-        return self.app.send_task(f"celery_tasks.{name}", arguments)
-
-    def collect(self, results: list[Any], timeout: float = 100.0) -> list[Any]:
-        limit = time.monotonic() + timeout
-        try:
-            return [result.get(timeout=max(0.1, limit - time.monotonic())) for result in results]
-        except Exception as error:
-            raise AssertionError(f"{error!r}\n{self.log()}") from error
-
-    def stop(self) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                worker.terminate()
-        for worker in self.workers:
-            try:
-                worker.wait(25)
-            except subprocess.TimeoutExpired:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait(5)
-        self.app.close()
-        with contextlib.suppress(OSError):
-            os.kill(attach(self.socket).status()["pid"], signal.SIGTERM)
+databases = itertools.count()
 
 
 @pytest.fixture
@@ -214,8 +126,7 @@ def project(broker: str, net: LocalNet, tmp_path: Path) -> Iterator[Callable[...
     made: list[Project] = []
 
     def make(**install: Any) -> Project:
-        Project.database = getattr(Project, "database", -1) + 1  # type: ignore[attr-defined]
-        made.append(Project(broker, Project.database % 16, net, tmp_path, **install))  # type: ignore[attr-defined]
+        made.append(Project(f"{broker}/{next(databases) % 16}", net.environment(), tmp_path, **install))
         return made[-1]
 
     yield make
