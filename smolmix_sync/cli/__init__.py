@@ -25,6 +25,8 @@ _COMMANDS = {
     "ws": "talk to a websocket through the tunnel, one line a message",
     "nc": "join stdin and stdout to a connection through the tunnel",
     "proxy": "serve SOCKS5, an HTTP proxy and forwarded ports on this machine",
+    "doctor": "check everything that a tunnel needs, and say what to do about what fails",
+    "leaktest": "prove on your own script that nothing goes past the tunnel",
     "exits": "list the exits of the network, and probe which of them work",
     "localnet": "run the embedded network in the foreground",
     "daemon": "own one tunnel and hand sockets to every process of this user",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import runpy
 import sys
@@ -86,6 +87,8 @@ def patch(direct: Iterable[str] = ("loopback",), *, strict: bool = True, childre
 def _daemon_answers() -> bool:
     import smolmix_sync
 
+    # The program's folder is about to be the first on sys.path: what we load must not be found there.
+    importlib.import_module("smolmix_sync.tunnel")
     try:
         smolmix_sync.attach().wait_ready(fail_fast=True)
     except OSError as error:

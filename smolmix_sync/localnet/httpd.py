@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import json
 import ssl
 import urllib.parse
@@ -148,7 +149,8 @@ class HttpServer:
     async def _send(
         self, connection: h11.Connection, writer: asyncio.StreamWriter, response: Response, *, head_only: bool
     ) -> bool:
-        headers = [("Server", self._server_name), *response.headers]
+        date = email.utils.formatdate(usegmt=True)
+        headers = [("Date", date), ("Server", self._server_name), *response.headers]
         body = response.body
         length = len(body) if isinstance(body, bytes) else response.length
         if length is not None and response.status not in (204, 304) and response.status >= 200:
