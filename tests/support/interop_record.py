@@ -31,17 +31,22 @@ HEAD = """Interoperation
 What was tried against software of others, unmodified, and how it ended. The rows below are written by the tests
 themselves; nobody edits them.
 
-The real smolmix and the real nym-sdk as clients of our localnet need cargo; the real browser client needs chromium
-and npm; our client on a network of real nym-node processes needs root, iproute2, ``/dev/net/tun`` and a nym-node
-binary, named by ``NYM_NODE``::
+The clients of others on our localnet: smolmix and nym-sdk need cargo, the browser client chromium and npm::
 
-    export SMOLMIX_RECORD_INTEROP=1 PYTHONPATH=tests NYM_NODE=/path/to/nym-node
-    pytest -p support.interop_record -m long tests/interop/test_realnet.py tests/interop/test_smolmix_peer.py \\
-        tests/interop/test_browser_client.py
+    tox -e interop
 
-Without the first variable the same command runs the same tests and leaves this page alone. The browser client is the
-npm packages mix-tunnel, mix-fetch, mix-dns and mix-websocket; what was seen of it is in
-``docs/protocol/browser-client.rst``.
+Our client on a network of real nym-node processes, and our nodes among real ones: root, iproute2, ``/dev/net/tun``
+and a nym-node binary::
+
+    NYM_NODE=/path/to/nym-node pytest -m long tests/interop/test_realnet.py tests/interop/test_mixed_roles.py
+
+``REALNET_NODE_VERSION=1.37.0`` before it lets the directory promise a version whose exits speak IPR version 10.
+``.ci/run full`` has the first command as its stage ``interop``, and runs the second where ``NYM_NODE`` is set.
+
+With ``SMOLMIX_RECORD_INTEROP=1 PYTHONPATH=tests`` set and ``-p support.interop_record`` given to pytest, the same
+commands write the rows below; without that they leave this page alone. What the peers sent is kept in
+``tests/vectors/recorded`` and read again in every run; what was seen of them is in ``docs/protocol``. The browser
+client is the npm packages mix-tunnel, mix-fetch, mix-dns and mix-websocket.
 
 """
 
