@@ -158,7 +158,7 @@ def test_the_browser_client_falls_back_to_v9_where_the_exit_is_older_than_the_di
     ):
         told = set_up(page, net)
         assert told.get("state") == "ready", told
-        assert 15 <= told["seconds"] < 30
+        assert 15 <= told["seconds"] < 45
         assert net.node("exit").stats()["ipr_clients_v9"] == 1
         assert net.node("exit").stats()["router_dropped_version"] >= 1
         assert page.ask("fetch", f"{SITE}/").get("status") == 200
@@ -185,6 +185,15 @@ def test_the_browser_client_takes_no_gateway_without_a_host_name_for_wss(package
             page.reload()
 
 
+def test_the_browser_client_is_told_that_the_gateway_wants_tickets(packages: Path) -> None:
+    with (
+        LocalNet(hostname=HOSTNAME, enforce_tickets=True, set_default=False) as net,
+        browser_for(net, packages) as browser,
+        browser.page() as page,
+    ):
+        assert "This gateway is only accepting coconut credentials" in set_up(page, net)["error"]
+
+
 # Names
 
 
@@ -203,6 +212,10 @@ def test_the_browser_client_follows_an_alias(peer: Peer) -> None:
     assert peer.page.ask("resolve", "alias.localnet").get("address") == "198.51.100.11"
 
 
+def test_the_browser_client_resolves_a_name_that_has_only_an_ipv6_address(peer: Peer) -> None:
+    assert peer.page.ask("resolve", "v6.localnet").get("address") == "2001:db8:6e79::b"
+
+
 def test_the_browser_client_says_that_a_name_does_not_exist(peer: Peer) -> None:
     queries = peer.count("services", "dns_queries")
     told = peer.page.ask("resolve", "nothing.localnet")
@@ -217,6 +230,12 @@ def test_the_browser_client_fetches_a_page(peer: Peer) -> None:
     told = peer.page.ask("fetch", f"{SITE}/")
     assert told.get("status") == 200, told
     assert told["text"].startswith("Hello from www.localnet, behind the exit.\n")
+
+
+def test_the_browser_client_fetches_a_page_over_ipv6(peer: Peer) -> None:
+    told = peer.page.ask("fetch", "http://v6.localnet/")
+    assert told.get("status") == 200, told
+    assert told["text"].startswith("Hello from v6.localnet")
 
 
 def test_the_browser_client_keeps_a_connection_alive(peer: Peer) -> None:
@@ -244,6 +263,15 @@ def test_the_browser_client_downloads_a_megabyte(peer: Peer) -> None:
     assert told["sha256"] == hashlib.sha256(pattern(0, MEGABYTE)).hexdigest()
 
 
+def test_the_browser_client_downloads_where_packets_get_lost(peer: Peer) -> None:
+    peer.net.node("mix2").set(drop=0.03)
+    try:
+        told = peer.page.ask("fetch", f"{SITE}/bytes/100000", timeout=180)
+    finally:
+        peer.net.node("mix2").set(drop=0.0)
+    assert told.get("length") == 100_000, told
+
+
 def test_the_browser_client_uploads_20_kilobytes(peer: Peer) -> None:
     told = peer.page.ask("upload", f"{SITE}/echo", 20_000, timeout=120)
     assert told.get("length") == 20_000, told
@@ -260,7 +288,7 @@ def test_the_browser_client_is_told_that_a_port_is_closed(peer: Peer) -> None:
 
 
 def test_the_browser_client_gets_echoes_of_a_websocket(peer: Peer) -> None:
-    told = peer.page.ask("websocket", "ws://www.localnet/ws", [], ["hello", "ä€𝄞"], [0, 100, 5000])
+    told = peer.page.ask("websocket", "ws://www.localnet/ws", ["echo"], ["hello", "ä€𝄞"], [0, 100, 5000])
     opened, hello, signs, *binary, closed = told["told"]
     assert opened == {"type": "open"}
     assert hello == {"type": "text", "data": "hello"}
@@ -300,7 +328,7 @@ def test_the_browser_client_sends_cover_while_it_is_idle(peer: Peer) -> None:
     began, sent = time.monotonic(), peer.count("entry", "from_clients")
     time.sleep(3)
     rate = (peer.count("entry", "from_clients") - sent) / (time.monotonic() - began)
-    assert 35 < rate < 75, "50 packets of the main stream and 5 of loop cover in a second"
+    assert 20 < rate < 75, "50 packets of the main stream and 5 of loop cover in a second"
 
 
 def test_the_browser_client_is_silent_with_pacing_and_cover_off(packages: Path) -> None:
