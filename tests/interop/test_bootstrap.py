@@ -15,7 +15,7 @@ from support.certificates import Authority
 from support.greenlets import wait_until
 from support.transfers import download
 
-from smolmix_sync.errors import SetupTimeout
+from smolmix_sync.errors import GatewayError, SetupTimeout
 from smolmix_sync.localnet import LocalNet
 from smolmix_sync.mixnet.topology.selection import Exit
 from smolmix_sync.reactor import gateway, liveness
@@ -94,6 +94,28 @@ def test_tunnel_starts_from_the_cached_topology_where_nym_api_is_gone(
     # Nobody listens there any more.
     with Tunnel(**settings) as tunnel:
         echo(tunnel)
+
+
+# --- wss ---
+
+
+def test_gateway_without_wss_is_not_dialled_where_tls_is_forced(net: LocalNet) -> None:
+    before = net.stats()["entry"].get("websockets", 0)
+    with pytest.raises(GatewayError, match="fits the settings"):
+        Tunnel(**net.client_settings(), force_tls=True)
+    assert net.stats()["entry"].get("websockets", 0) == before
+
+
+def test_gateway_whose_certificate_is_wrong_is_not_spoken_to_in_the_clear(tmp_path: Path) -> None:
+    with LocalNet(set_default=False, hostname="gateway.localnet") as net:
+        settings = {**net.client_settings(), "bootstrap_addresses": {"gateway.localnet": "127.0.0.1"}}
+        with Tunnel(**settings, force_tls=True) as tunnel:
+            echo(tunnel)
+        before = net.stats()["entry"]["registrations"]
+        settings["bootstrap_ca_file"] = Authority().write(tmp_path / "another.pem")
+        with pytest.raises(GatewayError, match="certificate"):
+            Tunnel(**settings, force_tls=True)
+        assert net.stats()["entry"]["registrations"] == before
 
 
 # --- clocks ---
