@@ -136,9 +136,11 @@ def test_a_browser_client_that_comes_back_authenticates_instead_of_registering_a
         registered, authenticated = counts()
         assert set_up(page, peer.net).get("state") == "ready"
         first = counts()
+        websockets = peer.count("entry", "websockets")
         page.reload()
         assert set_up(page, peer.net).get("state") == "ready"
         second = counts()
+        assert peer.count("entry", "websockets") == websockets + 1
         assert page.ask("fetch", f"{SITE}/").get("status") == 200
     assert first[0] == registered + 1
     assert first[1] > authenticated
