@@ -11,7 +11,7 @@ import importlib
 
 from smolmix_sync.reactor import provider
 from smolmix_sync.reactor.provider import TunnelPort
-from smolmix_sync.reactor.resolver import Answer, ascii_name, fixed_addresses, not_found
+from smolmix_sync.reactor.resolver import Answer, ascii_name, fixed_addresses, in_order, not_found
 
 __all__ = ["addresses_of", "answers_for", "name_of", "port_or_default"]
 
@@ -54,7 +54,7 @@ def addresses_of(
     host: str, family: int = 0, port: TunnelPort | None = None, timeout: float | None = None
 ) -> list[str]:
     """Return the addresses of *host*; arguments and errors as for :func:`answers_for`."""
-    return [record for answer in answers_for(host, family, port, timeout) for record in answer.records]
+    return in_order(answers_for(host, family, port, timeout))
 
 
 def name_of(address: str, port: TunnelPort | None = None) -> str:

@@ -248,7 +248,7 @@ class TunnelConfig:
         _name_to_address,
     )
     bootstrap_ca_file: Path | None = _setting(
-        None, "PEM file of the authorities trusted for nym-api and wss, instead of the system's.", _path
+        None, "PEM file of the authorities trusted for nym-api, wss and DNS over HTTPS, instead of the system's.", _path
     )
     topology_file: Path | None = _setting(
         None, "A network.json that pins the topology; nym-api is then not asked for nodes.", _path
@@ -383,6 +383,11 @@ class TunnelConfig:
     )
     fallback_dns: str = _setting(
         "8.8.8.8", "Resolver asked when the first fails.", _resolver, wasm="fallbackDns"
+    )
+    dns_transport: str = _setting(
+        "udp",
+        "How the resolvers are asked: udp (TCP for long answers) or https (DNS over HTTPS, port 443 of the same addresses).",
+        _one_of("udp", "https"),
     )
     dns_timeout: float = _setting(
         30.0, "Seconds for one attempt at one resolver.", _seconds, wasm_ms="dnsTimeoutMs"

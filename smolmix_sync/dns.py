@@ -19,7 +19,7 @@ from smolmix_sync._socket_names import addresses_of, answers_for, name_of
 from smolmix_sync.reactor import _originals
 from smolmix_sync.reactor.flow import AF_INET, AF_INET6
 from smolmix_sync.reactor.provider import TunnelPort
-from smolmix_sync.reactor.resolver import NameResolutionError, not_found
+from smolmix_sync.reactor.resolver import NameResolutionError, in_order, not_found
 
 __all__ = [
     "NameResolutionError",
@@ -79,10 +79,9 @@ def raw_getaddrinfo(
         mapped = True
         answers = answers_for(name, AF_INET, tunnel)
     result: list[tuple[int, int, int, str, Any]] = []
-    for answer in answers:
-        for record in answer.records:
-            text = f"::ffff:{record}" if mapped else record
-            result.extend(native(text, port, 0, type, proto, (flags & ~_CANONICAL) | _NUMERIC))
+    for record in in_order(answers):
+        text = f"::ffff:{record}" if mapped else record
+        result.extend(native(text, port, 0, type, proto, (flags & ~_CANONICAL) | _NUMERIC))
     if result and flags & _CANONICAL:
         first = result[0]
         result[0] = (first[0], first[1], first[2], answers[0].canonical, first[4])
@@ -195,7 +194,7 @@ def getfqdn(name: str = "") -> str:
 
 
 def resolve(host: str, family: int = 0, *, tunnel: TunnelPort | None = None) -> list[str]:
-    """Return the addresses of *host*, IPv4 before IPv6.
+    """Return the addresses of *host*, of both families in turn, IPv4 first.
 
     Raises:
         socket.gaierror: no such name, or no answer.

@@ -142,8 +142,8 @@ def failure_of(action: Callable[[], Any]) -> int:
     return caught.value.errno
 
 
-def test_ipv4_comes_before_ipv6() -> None:
-    assert mix_dns.resolve("www.example.com") == ["203.0.113.5", "203.0.113.6", "2001:db8:1::5"]
+def test_families_take_turns_and_ipv4_is_the_first() -> None:
+    assert mix_dns.resolve("www.example.com") == ["203.0.113.5", "2001:db8:1::5", "203.0.113.6"]
     assert mix_dns.resolve("WWW.Example.Com.", stdlib.AF_INET6) == ["2001:db8:1::5"]
 
 
@@ -237,8 +237,8 @@ def test_getaddrinfo_of_a_name() -> None:
     found = mix_dns.getaddrinfo("www.example.com", "https", type=stdlib.SOCK_STREAM)
     assert found == [
         (stdlib.AF_INET, stdlib.SOCK_STREAM, 6, "", ("203.0.113.5", 443)),
-        (stdlib.AF_INET, stdlib.SOCK_STREAM, 6, "", ("203.0.113.6", 443)),
         (stdlib.AF_INET6, stdlib.SOCK_STREAM, 6, "", ("2001:db8:1::5", 443, 0, 0)),
+        (stdlib.AF_INET, stdlib.SOCK_STREAM, 6, "", ("203.0.113.6", 443)),
     ]
     assert len(mix_dns.getaddrinfo("www.example.com", 1)) == 9
     canonical = mix_dns.getaddrinfo("alias.example.com", 1, stdlib.AF_INET, 1, 0, stdlib.AI_CANONNAME)

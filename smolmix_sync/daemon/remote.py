@@ -44,6 +44,7 @@ from smolmix_sync.reactor.resolver import (
     ResolverConfig,
     ascii_name,
     fixed_addresses,
+    in_order,
     not_found,
     try_again,
 )
@@ -391,7 +392,7 @@ class RemoteResolver:
         self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True
     ) -> list[str]:
         """Return the addresses of *host*, IPv4 before IPv6."""
-        return [one for answer in self.answers(host, family, timeout, local=local) for one in answer.records]
+        return in_order(self.answers(host, family, timeout, local=local))
 
     def answers(
         self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True

@@ -231,7 +231,7 @@ def build_hosts(config: LocalNetConfig) -> list[Host]:
         Host("unreachable.localnet", _pair(61), Behaviour.UNREACHABLE),
         Host("silent.localnet", _pair(62), Behaviour.SILENT),
         Host("policy.localnet", _pair(66), tcp=web),
-        Host("resolver", RESOLVER_ADDRESSES, tcp={53: "dns"}, udp={53: "dns"}, in_dns=False),
+        Host("resolver", RESOLVER_ADDRESSES, tcp={53: "dns", 443: "https"}, udp={53: "dns"}, in_dns=False),
     ]
     by_name = {host.name: host for host in hosts}
     next_octet = 100

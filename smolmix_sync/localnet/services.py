@@ -64,7 +64,7 @@ class Services(Program):
 
     async def _site(self, request: Request) -> Response:
         self.counters["http_requests"] += 1
-        return await site(request)
+        return await site(request, lambda query: self._dns.respond(query, udp=False))
 
     async def command_mails(self) -> list[dict[str, Any]]:
         """Return the mails received, oldest first: from, to, size, sha256, text."""

@@ -15,6 +15,7 @@
 ``GET /cut/N/M``            announces N octets and cuts the connection after M
 ``GET /gzip``               a compressed answer
 ``GET /cookie``             sets a cookie and shows those received
+``POST /dns-query``         DNS over HTTPS
 ``GET /ws``                 a websocket that echoes; knows the subprotocol ``echo``
 ==========================  =================================================================
 """
@@ -27,7 +28,7 @@ import contextlib
 import functools
 import gzip
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Message, Ping
@@ -133,16 +134,18 @@ async def _echo_messages(reader: asyncio.StreamReader, writer: asyncio.StreamWri
             connection.receive_data(data)
 
 
-async def site(request: Request) -> Response:
-    """Answer one request; see the module for the paths."""
+async def site(request: Request, resolve: Callable[[bytes], bytes | None] | None = None) -> Response:
+    """Answer one request; see the module for the paths. *resolve* answers DNS messages."""
     parts = request.path.strip("/").split("/")
     try:
-        return await _route(request, parts[0], parts[1:])
+        return await _route(request, parts[0], parts[1:], resolve)
     except (ValueError, IndexError) as error:
         return Response(400, [_TEXT], f"bad request: {error}\n".encode())
 
 
-async def _route(request: Request, what: str, arguments: list[str]) -> Response:
+async def _route(
+    request: Request, what: str, arguments: list[str], resolve: Callable[[bytes], bytes | None] | None
+) -> Response:
     match what:
         case "":
             return _greeting(request)
@@ -181,6 +184,10 @@ async def _route(request: Request, what: str, arguments: list[str]) -> Response:
             return Response(
                 200, [_TEXT, ("Content-Encoding", "gzip")], gzip.compress(b"compressed\n" * 100, mtime=0)
             )
+        case "dns-query" if resolve is not None and request.method == "POST":
+            answer = resolve(b"".join([chunk async for chunk in request.body]))
+            message = ("Content-Type", "application/dns-message")
+            return Response(400, [_TEXT]) if answer is None else Response(200, [message], answer)
         case "ws":
             return _websocket(request)
         case "cookie":

@@ -3,7 +3,7 @@
 Application threads call :meth:`Resolver.lookup` and friends and block; the questions live in the reactor, where
 lookups of the same name share one.
 
-Source: spec/sockets.md section 8.
+Source: spec/sockets.md section 8; RFC 8305 section 4 (the order of addresses).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import _socket
 import errno
 import ipaddress
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smolmix_sync.netstack import CLOSED, CONNECTED, ERROR, Conn, Udp
 from smolmix_sync.reactor._originals import allocate_lock
+from smolmix_sync.reactor._real import client_tls_context
+from smolmix_sync.reactor.dohexchange import DOH_PORT, DohExchange
 from smolmix_sync.reactor.flow import AF_INET, AF_INET6, unmapped
 from smolmix_sync.reactor.resolver import (
     AAAA,
@@ -25,8 +27,10 @@ from smolmix_sync.reactor.resolver import (
     Cache,
     Question,
     ResolverConfig,
+    Transmit,
     ascii_name,
     fixed_addresses,
+    in_order,
     load,
     not_found,
     try_again,
@@ -63,13 +67,15 @@ class Resolver:
         self._device = device
         self._cache = Cache(config.cache_size)
         self._running: dict[tuple[str, int], _Running] = {}
+        #: Made by the first lookup over HTTPS.
+        self.tls: Any = None
 
     # --- any thread ---
 
     def lookup(
         self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True
     ) -> list[str]:
-        """Return the addresses of *host*, IPv4 before IPv6.
+        """Return the addresses of *host*, of both families in turn, IPv4 first.
 
         Args:
             host: a name or an address.
@@ -80,9 +86,7 @@ class Resolver:
         Raises:
             NameResolutionError: EAI_NONAME no such name, EAI_AGAIN no answer.
         """
-        return [
-            record for answer in self.answers(host, family, timeout, local=local) for record in answer.records
-        ]
+        return in_order(self.answers(host, family, timeout, local=local))
 
     def answers(
         self, host: str, family: int = 0, timeout: float | None = None, *, local: bool = True
@@ -137,6 +141,8 @@ class Resolver:
         if self._device.closed:
             raise try_again("the tunnel is down")
         load()
+        if self.config.https and self.tls is None:
+            self.tls = client_tls_context(self.config.ca_file)  # reads files: not in the reactor
         waiters = [_Waiter(name, rdtype) for rdtype in types]
         try:
             self._device.loop.post(self._begin, waiters)
@@ -230,8 +236,10 @@ class _Running:
         self._resolver = resolver
         self._device = device
         self._question: Question | None = None
-        self._udp: Udp | None = None
+        #: A port of its own for every query, and the query's identifier.
+        self._udps: dict[Udp, int] = {}
         self._conn: Conn | None = None
+        self._https: DohExchange | None = None
         self._query = b""
         self._buffer = bytearray()
         self._timer: Timer | None = None
@@ -257,25 +265,45 @@ class _Running:
         question, now = self._question, self._device.loop.now()
         if question is None:
             return
-        if self._udp is not None:
-            while self._udp is not None and (item := self._udp.recv()) is not None:
-                payload, source, _ = item
-                question.receive_data(payload, source[0], False, now)
-                if question.done:
-                    break
-            if mask & ERROR and self._udp is not None and not question.done:
-                number = self._udp.take_error()
-                if number == errno.ENETDOWN:
-                    self.finish(None, os.strerror(number))
-                    return
-                if number:
-                    question.path_failed(now, f"{question.server}: {os.strerror(number)}")
-        elif self._conn is not None:
+        for udp, ident in list(self._udps.items()):
+            if self._question is None or question.done:
+                break
+            self._on_datagrams(udp, ident, question, mask, now)
+        if self._conn is not None:
             self._on_stream(self._conn, question, mask, now)
         if self._question is not None:
             self._step()
 
+    def _on_datagrams(self, udp: Udp, ident: int, question: Question, mask: int, now: float) -> None:
+        while not question.done and (item := udp.recv()) is not None:
+            payload, source, _ = item
+            question.receive_data(payload, source[0], False, now, ident)
+        number = udp.take_error() if mask & ERROR and not question.done else 0
+        if number == errno.ENETDOWN:
+            self.finish(None, os.strerror(number))
+        elif number:
+            question.path_failed(now, f"{question.server}: {os.strerror(number)}")
+
+    def _on_https(self, conn: Conn, exchange: DohExchange, question: Question, mask: int, now: float) -> None:
+        while conn.readable() and not exchange.done:
+            exchange.receive_data(conn.recv(65536))
+        if conn.eof() and not exchange.done:
+            exchange.receive_data(b"")
+        if (out := exchange.data_to_send()) and not conn.error:
+            conn.send(out)
+            self._device.kick()
+        if exchange.answer is not None:
+            question.receive_data(exchange.answer, question.server, True, now)
+            if not question.done:
+                question.path_failed(now, f"{question.server}: not the answer to the question")
+        elif exchange.failed or conn.error or mask & (ERROR | CLOSED):
+            reason = exchange.failed or (os.strerror(conn.error) if conn.error else "connection closed")
+            question.path_failed(now, f"{question.server}: {reason}")
+
     def _on_stream(self, conn: Conn, question: Question, mask: int, now: float) -> None:
+        if self._https is not None:
+            self._on_https(conn, self._https, question, mask, now)
+            return
         if mask & CONNECTED and self._query:
             conn.send(self._query)
             self._query = b""
@@ -307,7 +335,7 @@ class _Running:
         while not question.done and (out := question.data_to_send()):
             try:
                 for one in out:
-                    self._transmit(one.server, one.payload, tcp=one.tcp)
+                    self._transmit(one)
             except OSError as problem:
                 question.path_failed(device.loop.now(), f"{question.server}: {problem.strerror}")
         if question.done:
@@ -321,31 +349,32 @@ class _Running:
             self._timer = device.loop.call_later(deadline - device.loop.now(), self._on_timer)
         device.kick()
 
-    def _transmit(self, server: str, payload: bytes, *, tcp: bool) -> None:
+    def _transmit(self, one: Transmit) -> None:
         stack = self._device.require_stack()
-        if tcp:
+        if one.tcp:
             self._close_sockets()
-            self._query = len(payload).to_bytes(2, "big") + payload
+            if one.https:
+                self._https = DohExchange(self._resolver.tls, one.server, one.payload)
+            self._query = len(one.payload).to_bytes(2, "big") + one.payload
             self._buffer.clear()
-            self._conn = stack.connect(server, _DNS_PORT, self._device.loop.now())
+            port = DOH_PORT if one.https else _DNS_PORT
+            self._conn = stack.connect(one.server, port, self._device.loop.now())
             self._device.own(self._conn, self)
             return
-        if self._udp is not None and self._udp.remote != (server, _DNS_PORT):
+        if self._conn is not None or any(udp.remote != (one.server, _DNS_PORT) for udp in self._udps):
             self._close_sockets()
-        if self._udp is None:
-            self._close_sockets()
-            self._udp = (
-                stack.udp()
-            )  # a port of its own for every question: the identifier alone can be guessed
-            self._udp.connect(server, _DNS_PORT)
-            self._device.own(self._udp, self)
-        self._udp.send(payload)
+        udp = stack.udp()  # a port of its own: the identifier alone can be guessed
+        udp.connect(one.server, _DNS_PORT)
+        self._udps[udp] = one.ident
+        self._device.own(udp, self)
+        udp.send(one.payload)
 
     def _close_sockets(self) -> None:
-        udp, self._udp = self._udp, None
-        if udp is not None:
+        udps, self._udps = self._udps, {}
+        for udp in udps:
             self._device.disown(udp)
             udp.close()
+        self._https = None
         conn, self._conn = self._conn, None
         if conn is not None:
             self._device.disown(conn)

@@ -1,10 +1,11 @@
 """The resolver's core, sans-IO: one question from the first query to its answer, and the cache.
 
 A question goes to the primary server by UDP, again after 3, 6 and 12 seconds, by TCP when the answer is truncated, and
-to the fallback server when the first is silent or failing. dnspython does the wire format and is loaded
-with the first question.
+to the fallback server when the first is silent or failing; or over HTTPS to both, if so configured. dnspython does
+the wire format and is loaded with the first question.
 
-Source: spec/sockets.md section 8; design.md decision 13; RFC 1035, RFC 2308 (negative answers), RFC 6891, RFC 7766.
+Source: spec/sockets.md section 8; design.md decision 13; RFC 1035, RFC 2308 (negative answers), RFC 5452 (identifiers
+and ports), RFC 6891, RFC 7766, RFC 8484.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import _socket
 import ipaddress
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from smolmix_sync.errors import WireError
@@ -27,6 +29,7 @@ __all__ = [
     "ResolverConfig",
     "Transmit",
     "decode_untrusted",
+    "in_order",
 ]
 
 # From the specifications: RFC 1035 section 3.2.2, RFC 3596.
@@ -36,9 +39,11 @@ AAAA = 28
 
 # Ours. When to ask again by UDP, in seconds since the first query: a mixnet round trip is about one second, and
 # a resolver's own recursion takes up to two.
-_RESEND = (3.0, 9.0, 21.0)
+_RESEND = (3.0, 6.0, 12.0)
 # Ours: answers of one server that leave no room for doubt are at most this large without TCP.
 _EDNS_PAYLOAD = 1232
+# A query over HTTPS is as long as any other. Source: RFC 8467 section 4.1.
+_PADDING = 128
 # Ours: links of a CNAME chain followed.
 _CHAIN = 16
 # Ours: how long an answer is kept at most, whatever its TTL; and a negative one.
@@ -131,6 +136,8 @@ class ResolverConfig:
         timeout: seconds for one attempt at one server.
         hosts: names answered without a query: name -> addresses.
         cache_size: answers kept.
+        https: ask over HTTPS (port 443 of the same addresses) instead of UDP and TCP.
+        ca_file: authorities trusted for it; None is the system's.
     """
 
     primary: str = "1.1.1.1"
@@ -138,6 +145,8 @@ class ResolverConfig:
     timeout: float = 30.0
     hosts: Mapping[str, list[str]] = field(default_factory=dict)
     cache_size: int = 1024
+    https: bool = False
+    ca_file: str | None = None
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -162,13 +171,24 @@ class Answer:
     exists: bool = True
 
 
+def in_order(answers: Iterable[Answer]) -> list[str]:
+    """Return the addresses in the order to try them: of both families in turn, beginning with the first answer's.
+
+    Source: RFC 8305 section 4, with a first address family count of 1.
+    """
+    rounds = zip_longest(*(answer.records for answer in answers))
+    return [record for one in rounds for record in one if record is not None]
+
+
 @dataclass(frozen=True, slots=True)
 class Transmit:
-    """A query to send."""
+    """A query to send, by UDP from a port of its own; *ident* is its identifier, which only that port may answer."""
 
     server: str
     payload: bytes
     tcp: bool
+    ident: int = -1
+    https: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +264,7 @@ def decode_untrusted(payload: bytes) -> _Response:
         raise WireError(f"not a DNS message: {type(problem).__name__}") from None
 
 
-def encode_query(name: str, rdtype: int, ident: int, *, edns: bool = True) -> bytes:
+def encode_query(name: str, rdtype: int, ident: int, *, edns: bool = True, pad: int = 0) -> bytes:
     """Encode a query with recursion desired.
 
     Raises:
@@ -253,7 +273,7 @@ def encode_query(name: str, rdtype: int, ident: int, *, edns: bool = True) -> by
     dns = load()
     try:
         query = dns.message.make_query(
-            dns.name.from_text(name), rdtype, use_edns=0 if edns else False, payload=_EDNS_PAYLOAD
+            dns.name.from_text(name), rdtype, use_edns=0 if edns else False, payload=_EDNS_PAYLOAD, pad=pad
         )
     except dns.exception.DNSException:
         raise not_found() from None
@@ -290,8 +310,7 @@ class Question:
         self._out: list[Transmit] = []
         self._tcp = False
         self._edns = True
-        self._ident = -1
-        self._started = now
+        self._idents: set[int] = set()
         self._resends: list[float] = []
         self._deadline: float | None = None
         self._next_server(now, "no server is configured")
@@ -312,14 +331,13 @@ class Question:
             self._deadline = None
             return
         self._server = self._servers.pop(0)
-        self._tcp = False
+        self._tcp = self._config.https
         self._edns = True
         self._ask(now)
 
     def _ask(self, now: float) -> None:
-        # A new identifier whenever the path changes: an answer to an earlier query must not count.
-        self._ident = int.from_bytes(self._urandom(2), "big")
-        self._started = now
+        # Whenever the path changes, an answer to an earlier query must not count.
+        self._idents.clear()
         self._resends = (
             [] if self._tcp else [now + after for after in _RESEND if after < self._config.timeout]
         )
@@ -327,8 +345,15 @@ class Question:
         self._send()
 
     def _send(self) -> None:
-        payload = encode_query(self.name, self.rdtype, self._ident, edns=self._edns)
-        self._out.append(Transmit(self._server, payload, self._tcp))
+        https = self._config.https
+        # Over HTTPS it is 0, for caches (RFC 8484 section 4.1). Else every query has an identifier of its own, and the
+        # one before stays good: its answer may be on its way.
+        ident = 0 if https else int.from_bytes(self._urandom(2), "big")
+        self._idents.add(ident)
+        payload = encode_query(
+            self.name, self.rdtype, ident, edns=self._edns, pad=_PADDING if https and self._edns else 0
+        )
+        self._out.append(Transmit(self._server, payload, self._tcp, ident, https))
 
     def data_to_send(self) -> list[Transmit]:
         """Return the queries to send now."""
@@ -355,8 +380,18 @@ class Question:
         if due:
             self._send()
 
-    def receive_data(self, payload: bytes, server: str, tcp: bool, now: float) -> None:
-        """Take a message from *server*; anything but the answer to our question is counted and ignored."""
+    def receive_data(
+        self, payload: bytes, server: str, tcp: bool, now: float, ident: int | None = None
+    ) -> None:
+        """Take a message from *server*; anything but the answer to our question is counted and ignored.
+
+        Args:
+            payload: the DNS message.
+            server: where it came from.
+            tcp: whether it came over a stream.
+            now: seconds.
+            ident: identifier of the query that was sent from the socket it came to; None: of any.
+        """
         if self.done:
             return
         try:
@@ -364,8 +399,12 @@ class Question:
         except WireError:
             self.dropped += 1
             return
-        expected = (server, response.ident, response.question)
-        if expected != (self._server, self._ident, (self.name, self.rdtype)) or tcp != self._tcp:
+        expected = (server, response.question, tcp)
+        if (
+            expected != (self._server, (self.name, self.rdtype), self._tcp)
+            or response.ident not in self._idents
+            or ident not in (None, response.ident)
+        ):
             self.dropped += 1
             return
         if response.truncated and not tcp:

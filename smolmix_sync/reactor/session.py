@@ -182,7 +182,11 @@ class TunnelSession:
             loop,
             connect_timeout=config.connect_timeout,
             resolver=ResolverConfig(
-                primary=config.primary_dns, fallback=config.fallback_dns, timeout=config.dns_timeout
+                primary=config.primary_dns,
+                fallback=config.fallback_dns,
+                timeout=config.dns_timeout,
+                https=config.dns_transport == "https",
+                ca_file=str(config.bootstrap_ca_file) if config.bootstrap_ca_file else None,
             ),
         )
         self.mtu = config.mtu or CLIENT_MTU_FALLBACK
