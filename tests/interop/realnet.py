@@ -21,6 +21,8 @@ from support.certificates import Authority
 HERE = Path(__file__).resolve().parent
 API = "http://127.0.0.1:8000/api/"
 NAME = "www.realnet.test"
+#: What the directory says the nodes are, whatever they are: from 1.37.0 on clients speak v10 first.
+VERSION = os.environ.get("REALNET_NODE_VERSION", "1.31.0")
 #: Addresses the services stand at, all on the namespace's loopback.
 ADDRESSES = ("198.51.100.10/32", "1.1.1.1/32", "8.8.8.8/32", "9.9.9.9/32")
 #: Name, layer, mix port, websocket port.
@@ -70,10 +72,12 @@ class RealNet:
 
     Args:
         folder: for keys, logs and settings of the nodes.
+        open_proxy: let the exit carry everything; else it asks the services for its exit policy.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, open_proxy: bool = True) -> None:
         self.folder = folder
+        self.open_proxy = open_proxy
         self.namespace = f"smolmix-{os.getpid()}"
         self.binary = os.environ["NYM_NODE"]
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -178,7 +182,7 @@ class RealNet:
                 "node_id": number, "name": name, "layer": layer, "mix_port": mix_port, "ws_port": ws_port,
                 **self._keys(number, name),
             }  # fmt: skip
-        self.announce("1.31.0")
+        self.announce(VERSION)
         for name, *_ in NODES:
             self.start(name)
         for name, *_ in NODES:
@@ -228,7 +232,8 @@ class RealNet:
                 "--enforce-zk-nyms": "false",
                 "--lp-use-mock-ecash": "true",
                 "--wireguard-enabled": "false",
-                "--open-proxy": "true",
+                "--open-proxy": "true" if self.open_proxy else "false",
+                "--upstream-exit-policy-url": f"{API}exit-policy.txt",
                 "--nr-allow-local-ips": "true",
                 "--ipr-allow-local-ips": "true",
             }

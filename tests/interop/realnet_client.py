@@ -63,6 +63,14 @@ class Steps:
         answer = self.tunnel.fetch(url, "POST", body=data, timeout=120)
         return {**json.loads(answer.body), "expected": _sha256(data)}
 
+    def refused(self, port: int) -> Json:
+        """Connect where nothing is, or where the exit does not let us."""
+        try:
+            self.tunnel.create_connection((TARGET, port), timeout=20).close()
+        except OSError as error:
+            return {"error": type(error).__name__, "errno": error.errno, "message": str(error)}
+        return {}
+
     def https(self, name: str) -> Json:
         context = ssl.create_default_context(cafile=self.authority)
         with self.tunnel.create_connection((name, 443), timeout=30) as sock:
@@ -106,6 +114,20 @@ class Steps:
             return {"right": _echo(self.kept, os.urandom(2000))}
         except OSError as error:
             return {"error": type(error).__name__}
+
+    def idle(self, length: float) -> Json:
+        """Do nothing for *length* seconds; return what happened meanwhile."""
+        before = self.tunnel.stats()
+        time.sleep(length)
+        after = self.tunnel.stats()
+        return {
+            "states": self.states,
+            "state": self.tunnel.state.value,
+            "reconnects": after.reconnects - before.reconnects,
+            "ip_packets": after.ip_packets_sent - before.ip_packets_sent,
+            "sphinx_packets": after.packets_sent + after.cover_sent - before.packets_sent - before.cover_sent,
+            "addresses": str(self.tunnel.allocated_ips),
+        }
 
     def recovered(self, limit: float) -> Json:
         """Wait until a loss was noticed and the tunnel is READY again."""

@@ -28,6 +28,8 @@ TARGET = "198.51.100.10"
 NAME = "www.realnet.test"
 NAMESERVERS = ("1.1.1.1", "8.8.8.8", "9.9.9.9")
 API_PORT = 8000
+#: What an exit that is no open proxy asks for; nothing listens at the port it refuses.
+EXIT_POLICY = "ExitPolicy reject *:81\nExitPolicy accept *:*\n"
 EPOCH, VALIDITY = 100, 24
 ROTATION = EPOCH // VALIDITY
 Json = dict[str, Any]
@@ -193,6 +195,9 @@ class Directory(Handler):
         super().__init__(*args)
 
     def do_GET(self) -> None:
+        if self.path.endswith("/exit-policy.txt"):
+            self.answer(EXIT_POLICY.encode(), kind="text/plain")
+            return
         value = directory(self.path.partition("?")[0], json.loads((self.folder / "nodes.json").read_text()))
         self.answer(json.dumps(value).encode(), 404 if value is None else 200, "application/json")
 

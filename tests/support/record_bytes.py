@@ -14,6 +14,7 @@ makes the file from that again.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -213,7 +214,7 @@ def record_nymnode(folder: Path) -> None:
 
     nodes = folder / "nodes"
     nodes.mkdir()
-    with RealNet(nodes) as net:
+    with RealNet(nodes, open_proxy=False) as net:
         program = [sys.executable, "-m", "support.record_bytes", "inside", json.dumps(net.nodes)]
         subprocess.run(net.inside(*program), env=net.environment(), check=True, timeout=240)
 
@@ -347,6 +348,7 @@ def probe_gateway(entry: Json) -> None:
 def use_exit(entry: Json) -> None:
     """Tunnels of both framings, with every control request, and a download that makes the exit ask for SURBs."""
     from interop.realnet import API, NAME
+    from interop.realnet_services import TARGET
 
     from smolmix_sync.tunnel import Tunnel
 
@@ -366,6 +368,8 @@ def use_exit(entry: Json) -> None:
             ask("ping")
             ask("health")
             tunnel.fetch(f"http://{NAME}/")
+            with contextlib.suppress(OSError):  # the exit's policy forbids it, and says so
+                tunnel.create_connection((TARGET, 81), timeout=10)
             if version == 9:
                 tunnel.fetch(f"http://{NAME}/bytes/300000", timeout=60)
             ask("disconnect")
