@@ -148,6 +148,19 @@ def test_a_browser_client_that_comes_back_authenticates_instead_of_registering_a
     assert second[1] > first[1]
 
 
+def test_the_browser_client_opens_its_sealed_identity_with_the_right_passphrase_alone(peer: Peer) -> None:
+    with peer.browser.page() as page:
+        assert set_up(page, peer.net, storagePassphrase="right").get("state") == "ready"
+        registered = peer.count("entry", "registrations")
+        page.reload()
+        assert (
+            "the provided passphrase was invalid" in set_up(page, peer.net, storagePassphrase="no")["error"]
+        )
+        page.reload()
+        assert set_up(page, peer.net, storagePassphrase="right").get("state") == "ready"
+        assert peer.count("entry", "registrations") == registered
+
+
 def test_the_browser_client_falls_back_to_v9_where_the_exit_is_older_than_the_directory_says(
     packages: Path,
 ) -> None:
