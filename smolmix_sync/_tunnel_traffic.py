@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
     from smolmix_sync.reactor.loop import ReactorLoop
     from smolmix_sync.reactor.signals import Signal
+    from smolmix_sync.reactor.tap import PcapCapture, PcapWriter
     from smolmix_sync.socket import MixSocket
 
 __all__ = ["Address", "TunnelTraffic", "parse_address"]
@@ -58,6 +59,7 @@ class TunnelTraffic:
     _config: TunnelConfig
     _loop: ReactorLoop
     _changed: Signal
+    _captures: list[PcapWriter]
 
     @property
     def device(self) -> Device:
@@ -176,6 +178,19 @@ class TunnelTraffic:
     def websocket(self, url: str, **options: Any) -> Any:
         """Open a websocket through this tunnel; see :func:`smolmix_sync.websocket`."""
         return importlib.import_module("smolmix_sync.http").websocket(url, tunnel=self, **options)
+
+    def pcap(self, path: str | os.PathLike[str]) -> PcapCapture:
+        """Write the IP packets inside the tunnel to *path* from now on, in a format that Wireshark opens.
+
+        The file is replaced, readable by its owner alone, and has what connections carried.
+
+        Returns:
+            A context manager; its ``close`` ends the capture. Otherwise it ends with the tunnel.
+        """
+        self._check_process()
+        tap = importlib.import_module("smolmix_sync.reactor.tap")
+        capture: PcapCapture = tap.PcapCapture(self._loop, self._captures, path)
+        return capture
 
     def ping(self, host: str, timeout: float | None = 10.0) -> float:
         """Send one ICMP echo request through the exit; return the round trip in seconds.

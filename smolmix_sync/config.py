@@ -11,15 +11,28 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from smolmix_sync._config_values import (
+    ipr_version_for_node,
+    read_between,
+    read_boolean,
+    read_ipr_version,
+    read_name_to_address,
+    read_number,
+    read_one_of,
+    read_path,
+    read_resolver,
+    read_seconds,
+    read_seconds_or_zero,
+    read_text,
+    read_urls,
+)
 from smolmix_sync.errors import SmolmixError
 
 __all__ = [
@@ -84,128 +97,6 @@ PROFILES: Mapping[str, TrafficProfile] = {
 }
 
 
-def ipr_version_for_node(build_version: str | None) -> int:
-    """Return the IPR protocol version to speak to a node of *build_version*.
-
-    Args:
-        build_version: the node's semantic version, or None if the directory does not tell.
-
-    Returns:
-        10 from 1.37.0 on, else 9 (also for an unknown or unreadable version).
-
-    Source: design.md decision 7; spec/ipr.md section 9.
-    """
-    match = re.match(r"\s*v?(\d+)\.(\d+)\.(\d+)", build_version or "")
-    if match is None:
-        return 9
-    return 10 if tuple(int(part) for part in match.groups()) >= (1, 37, 0) else 9
-
-
-# --- reading text -----------------------------------------------------------------------------
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError("expected text")
-    return value.strip()
-
-
-def _boolean(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off", ""):
-        return False
-    raise ValueError("expected true or false")
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("expected a number")
-    return float(value)
-
-
-def _seconds(value: object) -> float:
-    number = _number(value)
-    if not 0 < number < float("inf"):
-        raise ValueError("expected a positive number of seconds")
-    return number
-
-
-def _seconds_or_zero(value: object) -> float:
-    number = _number(value)
-    if not 0 <= number < float("inf"):
-        raise ValueError("expected zero or a positive number of seconds")
-    return number
-
-
-def _between(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not isinstance(value, (int, str)):
-            raise ValueError("expected a whole number")
-        number = int(value)
-        if not low <= number <= high:
-            raise ValueError(f"expected a whole number from {low} to {high}")
-        return number
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in words:
-            raise ValueError("expected one of " + ", ".join(words))
-        return str(value)
-
-    return parse
-
-
-def _list_of_text(value: object) -> tuple[str, ...]:
-    parts = value.replace(",", " ").split() if isinstance(value, str) else value
-    if not isinstance(parts, (list, tuple)) or not all(isinstance(part, str) and part for part in parts):
-        raise ValueError("expected a list of texts")
-    return tuple(parts)
-
-
-def _urls(value: object) -> tuple[str, ...]:
-    urls = _list_of_text(value)
-    if not urls or not all(re.match(r"https?://[^/\s]", url) for url in urls):
-        raise ValueError("expected one or more http(s) URLs")
-    return urls
-
-
-def _resolver(value: object) -> str:
-    # The wasm client writes "8.8.8.8:53"; no other port is spoken.
-    text = _text(value).removesuffix(":53").strip("[]")
-    ipaddress.ip_address(text)
-    return text
-
-
-def _path(value: object) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
-        raise ValueError("expected a path")
-    return Path(os.fspath(value)).expanduser()
-
-
-def _name_to_address(value: object) -> Mapping[str, str]:
-    if isinstance(value, str):
-        value = dict(part.partition("=")[::2] for part in value.replace(",", " ").split())
-    if not isinstance(value, Mapping) or not all(name and address for name, address in value.items()):
-        raise ValueError("expected name=address pairs")
-    return {str(name).lower(): str(address) for name, address in value.items()}
-
-
-def _ipr_version(value: object) -> int:
-    text = str(value).strip()
-    if text in ("8", "9", "10"):
-        return int(text)
-    if re.match(r"v?\d+\.\d+\.\d+", text):
-        return ipr_version_for_node(text)
-    raise ValueError("expected 8, 9, 10 or a node version such as 1.37.0")
-
-
 # --- the settings -----------------------------------------------------------------------------
 
 
@@ -237,193 +128,211 @@ class TunnelConfig:
     nym_api: tuple[str, ...] = _setting(
         MAINNET_NYM_APIS,
         "nym-api base URLs, tried in order; plain http is accepted for loopback only.",
-        _urls,
+        read_urls,
         env=("NYM_API",),
         wasm="nymApiUrl",
     )
-    nym_api_timeout: float = _setting(10.0, "Seconds for one request to one nym-api URL.", _seconds)
+    nym_api_timeout: float = _setting(10.0, "Seconds for one request to one nym-api URL.", read_seconds)
     bootstrap_addresses: Mapping[str, str] | None = _setting(
         None,
         "name=address pairs for the hosts of nym-api and gateway, instead of the system resolver.",
-        _name_to_address,
+        read_name_to_address,
     )
     bootstrap_ca_file: Path | None = _setting(
-        None, "PEM file of the authorities trusted for nym-api, wss and DNS over HTTPS, instead of the system's.", _path
+        None,
+        "PEM file of the authorities trusted for nym-api, wss and DNS over HTTPS, instead of the system's.",
+        read_path,
     )
     topology_file: Path | None = _setting(
-        None, "A network.json that pins the topology; nym-api is then not asked for nodes.", _path
+        None, "A network.json that pins the topology; nym-api is then not asked for nodes.", read_path
     )
-    topology_refresh: float = _setting(300.0, "Seconds between two refreshes of the topology.", _seconds)
+    topology_refresh: float = _setting(300.0, "Seconds between two refreshes of the topology.", read_seconds)
     minimum_performance: int = _setting(
-        50, "Nodes below this percentage of performance are not used.", _between(0, 100)
+        50, "Nodes below this percentage of performance are not used.", read_between(0, 100)
     )
 
     # Entry gateway and identity.
     preferred_gateway: str | None = _setting(
         None,
         "Identity key (base58) of the entry gateway to use; any other is refused.",
-        _text,
+        read_text,
         wasm="preferredGateway",
     )
     force_tls: bool = _setting(
         False,
         "Connect to the gateway by wss only; gateways without it are skipped.",
-        _boolean,
+        read_boolean,
         wasm="forceTls",
     )
-    gateway_timeout: float = _setting(10.0, "Seconds to connect to a gateway and authenticate.", _seconds)
-    gateway_ping_interval: float = _setting(30.0, "Seconds between two pings of the gateway.", _seconds)
+    gateway_timeout: float = _setting(10.0, "Seconds to connect to a gateway and authenticate.", read_seconds)
+    gateway_ping_interval: float = _setting(30.0, "Seconds between two pings of the gateway.", read_seconds)
     gateway_pong_timeout: float = _setting(
-        10.0, "Seconds to wait for a pong before the link counts as lost.", _seconds
+        10.0, "Seconds to wait for a pong before the link counts as lost.", read_seconds
     )
     client_id: str | None = _setting(
         None,
         "Keep the identity under this name between runs; None makes a new one every time.",
-        _text,
+        read_text,
         wasm="clientId",
     )
     storage_path: Path | None = _setting(
         None,
         "Folder of kept identities; None is $XDG_DATA_HOME/smolmix_sync or ~/.local/share/smolmix_sync.",
-        _path,
+        read_path,
     )
     storage_passphrase: str | None = _setting(
-        None, "Seals the kept identity with a passphrase.", _text, wasm="storagePassphrase", secret=True
+        None, "Seals the kept identity with a passphrase.", read_text, wasm="storagePassphrase", secret=True
     )
 
     # Exit.
     ipr_address: str | None = _setting(
         None,
         "Nym address of the exit (IP packet router); None chooses one and rotates.",
-        _text,
+        read_text,
         wasm="preferredIpr",
     )
     ipr_version: int | None = _setting(
         None,
         "IPR protocol 8, 9 or 10, or a node version such as 1.37.0; None asks the directory.",
-        _ipr_version,
+        read_ipr_version,
     )
     ipr_timeout: float = _setting(
-        20.0, "Seconds given to one exit to connect and to answer the probe.", _seconds
+        20.0, "Seconds given to one exit to connect and to answer the probe.", read_seconds
     )
     exit_memory: Path | None = _setting(
         None,
         "File that remembers exits found dead; None: one beside the cached topology; /dev/null: none.",
-        _path,
+        read_path,
     )
     resequence_hold: float = _setting(
         0.06,
         "Seconds a message that arrived early waits for the ones before it; 0 never waits.",
-        _seconds_or_zero,
+        read_seconds_or_zero,
     )
     keepalive_interval: float = _setting(
-        25.0, "Seconds without a packet of ours after which one is sent; exits forget us after 60.", _seconds
+        25.0,
+        "Seconds without a packet of ours after which one is sent; exits forget us after 60.",
+        read_seconds,
     )
 
     # Traffic policy.
     profile: str = _setting(
-        "default", "Traffic profile: default, high-traffic or no-cover.", _one_of(*PROFILES)
+        "default", "Traffic profile: default, high-traffic or no-cover.", read_one_of(*PROFILES)
     )
     disable_poisson_traffic: bool | None = _setting(
-        None, "Send at once instead of at Poisson slots; None: as the profile says.", _boolean,
+        None, "Send at once instead of at Poisson slots; None: as the profile says.", read_boolean,
         wasm="disablePoissonTraffic",
     )  # fmt: skip
     disable_cover_traffic: bool | None = _setting(
         None,
         "No stream of loop cover packets; None: as the profile says.",
-        _boolean,
+        read_boolean,
         wasm="disableCoverTraffic",
     )
     sending_delay: float | None = _setting(
-        None, "Mean seconds between two send slots; None: as the profile says.", _seconds
+        None, "Mean seconds between two send slots; None: as the profile says.", read_seconds
     )
     cover_delay: float | None = _setting(
-        None, "Mean seconds between two loop cover packets; None: as the profile says.", _seconds
+        None, "Mean seconds between two loop cover packets; None: as the profile says.", read_seconds
     )
     packet_delay: float | None = _setting(
-        None, "Mean seconds a mix node holds a data packet; None: as the profile says.", _seconds_or_zero
+        None, "Mean seconds a mix node holds a data packet; None: as the profile says.", read_seconds_or_zero
     )
     ack_delay: float | None = _setting(
-        None, "Mean seconds a mix node holds an acknowledgement; None: as the profile says.", _seconds_or_zero
+        None,
+        "Mean seconds a mix node holds an acknowledgement; None: as the profile says.",
+        read_seconds_or_zero,
     )
     disable_retransmissions: bool = _setting(
-        False, "Leave lost packets to TCP: the message layer sends nothing twice.", _boolean
+        False, "Leave lost packets to TCP: the message layer sends nothing twice.", read_boolean
     )
     open_reply_surbs: int = _setting(
         17, "Reply SURBs sent with the connect request; more than 10, or the exit cannot answer.",
-        _between(11, 50), wasm="openReplySurbs",
+        read_between(11, 50), wasm="openReplySurbs",
     )  # fmt: skip
     data_reply_surbs: int = _setting(
         3, "Most reply SURBs attached to one data message; fewer when the exit has enough.",
-        _between(0, 50), wasm="dataReplySurbs",
+        read_between(0, 50), wasm="dataReplySurbs",
     )  # fmt: skip
     surb_stock: int = _setting(
-        200, "Reply SURBs kept at the exit when idle slots can carry them.", _between(20, 200)
+        200, "Reply SURBs kept at the exit when idle slots can carry them.", read_between(20, 200)
     )
 
     # IP.
     mtu: int | None = _setting(
-        None, "Largest IP packet; None: what the exit says (v10), else 1420.", _between(576, 1500)
+        None, "Largest IP packet; None: what the exit says (v10), else 1420.", read_between(576, 1500)
     )
     tcp_buffer_size: int | None = _setting(
         None, "Octets of TCP buffer each way per socket; None: grows from 1 to 4 MiB.",
-        _between(4096, 1 << 26), wasm="tcpBufferSize",
+        read_between(4096, 1 << 26), wasm="tcpBufferSize",
     )  # fmt: skip
     tcp_keepalive: float | None = _setting(
-        None, "Seconds of TCP keepalive of new sockets; None: off until SO_KEEPALIVE is set.", _seconds,
+        None, "Seconds of TCP keepalive of new sockets; None: off until SO_KEEPALIVE is set.", read_seconds,
         wasm_ms="tcpKeepaliveMs",
     )  # fmt: skip
     warn_plaintext: bool = _setting(
-        False, "Log connects to classic clear-text ports (the exit reads them).", _boolean
+        False, "Log connects to classic clear-text ports (the exit reads them).", read_boolean
     )
 
     # Names.
     primary_dns: str = _setting(
-        "1.1.1.1", "Resolver asked first, through the tunnel.", _resolver, wasm="primaryDns"
+        "1.1.1.1", "Resolver asked first, through the tunnel.", read_resolver, wasm="primaryDns"
     )
     fallback_dns: str = _setting(
-        "8.8.8.8", "Resolver asked when the first fails.", _resolver, wasm="fallbackDns"
+        "8.8.8.8", "Resolver asked when the first fails.", read_resolver, wasm="fallbackDns"
     )
     dns_transport: str = _setting(
         "udp",
         "How the resolvers are asked: udp (TCP for long answers) or https (DNS over HTTPS, port 443 of the same addresses).",
-        _one_of("udp", "https"),
+        read_one_of("udp", "https"),
     )
     dns_timeout: float = _setting(
-        30.0, "Seconds for one attempt at one resolver.", _seconds, wasm_ms="dnsTimeoutMs"
+        30.0, "Seconds for one attempt at one resolver.", read_seconds, wasm_ms="dnsTimeoutMs"
     )
 
     # Time.
     connect_timeout: float = _setting(
         60.0,
         "Seconds for the whole set-up, and for a connect without a timeout.",
-        _seconds,
+        read_seconds,
         wasm_ms="connectTimeoutMs",
     )
     reconnect_grace: float = _setting(
-        45.0, "Seconds a lost gateway link may last before every socket gets ENETDOWN.", _seconds
+        45.0, "Seconds a lost gateway link may last before every socket gets ENETDOWN.", read_seconds
     )
     exit_flush: float = _setting(
-        10.0, "Seconds the end of the process waits for closed sockets' data.", _seconds_or_zero
+        10.0, "Seconds the end of the process waits for closed sockets' data.", read_seconds_or_zero
     )
 
     # The process.
     fork: str = _setting(
         "own",
         "A child's next use: own (a new tunnel and identity), parent (the parent's tunnel) or deny (ENETDOWN).",
-        _one_of("own", "parent", "deny"),
+        read_one_of("own", "parent", "deny"),
     )
     isolated_tunnels: int = _setting(
-        8, "Tunnels that isolation keys may have beside the main one.", _between(1, 1000)
+        8, "Tunnels that isolation keys may have beside the main one.", read_between(1, 1000)
     )
     warm_tunnels: int = _setting(
-        0, "Tunnels begun ahead for isolation keys to come; each costs its cover traffic.", _between(0, 100)
+        0,
+        "Tunnels begun ahead for isolation keys to come; each costs its cover traffic.",
+        read_between(0, 100),
     )
     isolation_idle: float = _setting(
-        300.0, "Seconds after which an isolation key's tunnel without sockets is shut down.", _seconds
+        300.0, "Seconds after which an isolation key's tunnel without sockets is shut down.", read_seconds
     )
-    max_redirects: int = _setting(5, "Redirects followed by fetch.", _between(0, 100), wasm="maxRedirects")
-    debug: bool = _setting(False, "Log packets at DEBUG level.", _boolean, wasm="debug")
+    max_redirects: int = _setting(
+        5, "Redirects followed by fetch.", read_between(0, 100), wasm="maxRedirects"
+    )
+    debug: bool = _setting(
+        False, "Log to stderr at DEBUG level, a line for every IP packet of the tunnel included.", read_boolean,
+        wasm="debug",
+    )  # fmt: skip
+    pcap: Path | None = _setting(
+        None,
+        "File for the IP packets inside the tunnel, for Wireshark; it has what connections carried.",
+        read_path,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -544,7 +453,7 @@ def _canonical(options: Mapping[str, object], origin: str) -> dict[str, Any]:
         elif name in by_wasm:
             result[by_wasm[name]] = value
         elif name in by_wasm_ms:
-            result[by_wasm_ms[name]] = _number(value) / 1000 if value is not None else None
+            result[by_wasm_ms[name]] = read_number(value) / 1000 if value is not None else None
         else:
             near = difflib.get_close_matches(name, [*fields, *by_wasm, *by_wasm_ms], 1)
             hint = f"; did you mean {near[0]}?" if near else ""

@@ -15,15 +15,19 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from smolmix_sync._tunnel_builder import TunnelBuilder
 from smolmix_sync._tunnel_traffic import TunnelTraffic, parse_address
 from smolmix_sync.address import Recipient, base58_encode
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import SmolmixError, TunnelClosed, TunnelFailed, TunnelNotReady
 from smolmix_sync.reactor import _originals, provider
 from smolmix_sync.reactor.isolation import TunnelPool, isolate, set_isolation_key
+from smolmix_sync.reactor.log import set_debug
 from smolmix_sync.reactor.loop import ReactorLoop, shared_loop
-from smolmix_sync.reactor.session import IpPair, Progress, TunnelSession, TunnelState, TunnelStats
+from smolmix_sync.reactor.report import Progress, TunnelState, TunnelStats
+from smolmix_sync.reactor.session import IpPair, TunnelSession
 from smolmix_sync.reactor.signals import Signal
+from smolmix_sync.reactor.tap import PcapWriter
 
 if TYPE_CHECKING:
     from smolmix_sync.client import IpMixStream, MixnetClient
@@ -107,16 +111,23 @@ class Tunnel(TunnelTraffic):
         self._lender_ends = False
         self._isolated: TunnelPool[Tunnel] | None = None
         self._parts = parts
+        self._captures: list[PcapWriter] = []
         self._session = self._new_session()
         _tunnels.append(self)
+        if config.debug:
+            set_debug()
+        if config.pcap is not None:
+            self.pcap(config.pcap)
 
     def _new_session(self) -> TunnelSession:
         return self._loop.call(self._make_session)
 
     def _make_session(self) -> TunnelSession:
-        return TunnelSession(
+        session = TunnelSession(
             self._loop, self._config, on_state=self._on_state, on_progress=self._on_progress, **self._parts
         )
+        session.tap.writers = self._captures
+        return session
 
     def _start(self, wait: bool) -> None:
         self._loop.post(self._session.start)
@@ -386,7 +397,7 @@ class Tunnel(TunnelTraffic):
 
     def _pool(self) -> TunnelPool[Tunnel]:
         if self._isolated is None:
-            config = self._config.replace(client_id=None)
+            config = self._config.replace(client_id=None, pcap=None)
             self._isolated = TunnelPool(
                 self._loop,
                 lambda: Tunnel(config, wait=False),
@@ -418,6 +429,8 @@ class Tunnel(TunnelTraffic):
         if self._session.state is TunnelState.READY and timeout > 0:
             self.device.flush(timeout)
         self._run_to_end(self._session.shutdown, timeout)
+        for capture in self._captures:
+            self._loop.defer(capture.close)
         if self._lender is not None:
             self._lender._take_back()
             if self._lender_ends:
@@ -458,46 +471,6 @@ def _copy(error: SmolmixError) -> SmolmixError:
     copy = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy
-
-
-class TunnelBuilder:
-    """Collects settings by chained calls; every field of :class:`TunnelConfig` is a method.
-
-    ``Tunnel.builder().ipr_address(a).profile("high-traffic").build()``
-    """
-
-    def __init__(self, tunnel_class: type[Tunnel] = Tunnel) -> None:
-        self._class = tunnel_class
-        self._options: dict[str, Any] = {}
-
-    def config(self, config: TunnelConfig) -> TunnelBuilder:
-        """Start from *config*; settings given by other calls change it."""
-        self._options["config"] = config
-        return self
-
-    def on_progress(self, callback: Callable[[Progress], object]) -> TunnelBuilder:
-        """Call *callback* with every step."""
-        self._options["on_progress"] = callback
-        return self
-
-    def on_state(self, callback: Callable[[TunnelState, str], object]) -> TunnelBuilder:
-        """Call *callback* with every change of state."""
-        self._options["on_state"] = callback
-        return self
-
-    def __getattr__(self, name: str) -> Callable[[object], TunnelBuilder]:
-        if name not in TunnelConfig.__dataclass_fields__:
-            raise AttributeError(f"TunnelBuilder has no setting {name!r}")
-
-        def set_option(value: object) -> TunnelBuilder:
-            self._options[name] = str(value) if isinstance(value, Recipient) else value
-            return self
-
-        return set_option
-
-    def build(self, *, wait: bool = True) -> Tunnel:
-        """Make the tunnel; see :class:`Tunnel`."""
-        return self._class(wait=wait, **self._options)
 
 
 # --- the tunnel of the process -----------------------------------------------------------------
@@ -616,11 +589,6 @@ def disconnect(timeout: float = 10.0) -> None:
         _default_config = None
     if tunnel is not None:
         tunnel.shutdown(timeout)
-
-
-def set_debug(on: bool = True) -> None:
-    """Log the package at DEBUG level, or stop doing so."""
-    logging.getLogger("smolmix_sync").setLevel(logging.DEBUG if on else logging.NOTSET)
 
 
 def resolve(host: str, family: int = 0) -> list[str]:

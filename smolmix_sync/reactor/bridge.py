@@ -33,6 +33,7 @@ from smolmix_sync.netstack import Conn, Stack, State, Udp
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.liveness import ExitWatch, SessionProbes
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
+from smolmix_sync.reactor.tap import PacketTap
 
 __all__ = ["Bridge", "BridgeSettings", "BridgeStats", "PacketPort"]
 
@@ -153,6 +154,8 @@ class Bridge:
             ),
         )
         self.stats = BridgeStats()
+        #: Shown the IP packets of both directions.
+        self.tap: PacketTap | None = None
         self._stack: PacketPort | None = None
         self._device: Device | None = None
         self._timer: Timer | None = None
@@ -261,6 +264,8 @@ class Bridge:
             return
         if not packets:
             return
+        if self.tap is not None and self.tap.active:
+            self.tap.sent(packets)
         message = self.ipr.encode_data(packets, now)
         surbs = self._surbs_beside(len(message), now)
         if self.core.send(self.exit_address, message, now, surbs=surbs):
@@ -361,6 +366,8 @@ class Bridge:
     def _deliver(self, packets: list[bytes], now: float) -> None:
         self.stats.packets_received += len(packets)
         self.watch.heard_data(now)
+        if self.tap is not None and self.tap.active:
+            self.tap.received(packets)
         if self._device is not None:
             for packet in packets:
                 self._device.receive_packet(packet)

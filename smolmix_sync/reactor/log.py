@@ -9,11 +9,33 @@ Source: design.md section 2 (last paragraph).
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 
 from smolmix_sync.reactor import loop as _loop
 
-__all__ = ["ReactorLogger"]
+__all__ = ["ReactorLogger", "set_debug"]
+
+#: What set_debug has added.
+_handlers: list[logging.Handler] = []
+
+
+def set_debug(on: bool = True) -> None:
+    """Log the package at DEBUG level, every IP packet of its tunnels included, or stop doing so.
+
+    A program that has set logging up gets the records through its own handlers; for others they are written to
+    stderr. Takes effect at once, on tunnels that are open too. The log then has destinations, never contents.
+    """
+    logger = logging.getLogger("smolmix_sync")
+    logger.setLevel(logging.DEBUG if on else logging.NOTSET)
+    while _handlers and not on:
+        logger.removeHandler(_handlers.pop())
+    has_own = any(not isinstance(one, logging.NullHandler) for one in logger.handlers)
+    if on and not has_own and not logging.getLogger().handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+        logger.addHandler(handler)
+        _handlers.append(handler)
 
 
 class ReactorLogger:

@@ -9,11 +9,9 @@ Source: design.md section 8a and decision 14.
 from __future__ import annotations
 
 import dataclasses
-import enum
 import errno
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
@@ -49,7 +47,9 @@ from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.probe import ExitProbe
+from smolmix_sync.reactor.report import Heartbeat, Progress, TunnelState, TunnelStats
 from smolmix_sync.reactor.resolver import ResolverConfig
+from smolmix_sync.reactor.tap import PacketTap
 
 __all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
 
@@ -68,79 +68,6 @@ _UNPACED_WINDOW = 32
 _UNPACED_SEND_BUFFER = 1 << 20
 #: How often, every 100 ms, a late answer over IPv6 is looked for.
 _IPV6_LOOKS = 100
-
-
-class TunnelState(enum.Enum):
-    """Where a tunnel stands."""
-
-    CONNECTING = "connecting"
-    READY = "ready"
-    RECONNECTING = "reconnecting"
-    SHUTTING_DOWN = "shutting down"
-    SHUTDOWN = "shut down"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """One step of the set-up.
-
-    Attributes:
-        stage: ``topology``, ``gateway``, ``exit``, ``probe`` or ``ready``.
-        detail: one sentence for a person.
-        elapsed: seconds since the set-up began.
-    """
-
-    stage: str
-    detail: str
-    elapsed: float
-
-
-@dataclass(frozen=True, slots=True)
-class TunnelStats:
-    """Counters of one tunnel since it was made.
-
-    Attributes:
-        state: name of the state.
-        uptime: seconds since READY, 0.0 while not READY.
-        packets_sent: Sphinx packets with real content, retransmissions included.
-        cover_sent: Sphinx packets of cover.
-        retransmissions: Sphinx packets sent again by the ack layer.
-        acks_received: acknowledgements that matched a packet.
-        messages_received: mixnet messages reassembled.
-        surbs_sent: reply SURBs handed out.
-        surbs_used: replies that came back through them.
-        surbs_at_exit: reply SURBs the exit is thought to hold.
-        ip_packets_sent: IP packets to the exit.
-        ip_packets_received: IP packets from the exit.
-        tcp_retransmissions: TCP segments sent again, since this exit was reached.
-        reconnects: times the gateway link was lost and found again.
-        send_backlog: frames waiting for the gateway's websocket.
-        slots_blocked: send slots lost because that queue was full.
-        bandwidth: octets left at the gateway, None if unknown.
-        rtt: round trip to the exit in seconds, measured with its own pings.
-        dropped: bad or unexpected input, by reason.
-    """
-
-    state: str = ""
-    uptime: float = 0.0
-    packets_sent: int = 0
-    cover_sent: int = 0
-    retransmissions: int = 0
-    acks_received: int = 0
-    messages_received: int = 0
-    surbs_sent: int = 0
-    surbs_used: int = 0
-    surbs_at_exit: int = 0
-    ip_packets_sent: int = 0
-    ip_packets_received: int = 0
-    tcp_retransmissions: int = 0
-    reconnects: int = 0
-    send_backlog: int = 0
-    slots_blocked: int = 0
-    bandwidth: int | None = None
-    rtt: float = 0.0
-    dropped: dict[str, int] = field(default_factory=dict)
 
 
 class TunnelSession:
@@ -202,6 +129,8 @@ class TunnelSession:
         self._started_at = loop.now()
         self._ready_at: float | None = None
         self._stage = "topology"
+        self.tap = PacketTap(loop)
+        self._heartbeat = Heartbeat(loop, self._beat, self._signs_of_life)
         self._greenlet: gevent.Greenlet[..., Any] | None = None
         self._news = gevent.event.Event()
         self._grace: Timer | None = None
@@ -333,6 +262,7 @@ class TunnelSession:
         self._set_state(TunnelState.SHUTDOWN, "shut down")
 
     def _close_parts(self) -> None:
+        self._heartbeat.stop()
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
@@ -365,6 +295,19 @@ class TunnelSession:
     def _progress(self, stage: str, detail: str) -> None:
         self._stage = stage
         self._on_progress(Progress(stage, detail, self.loop.now() - self._started_at))
+        if stage == "ready":
+            self._heartbeat.stop()
+        else:
+            self._heartbeat.step(stage, detail)
+
+    def _beat(self, stage: str, detail: str, waiting: float) -> None:
+        self._on_progress(Progress(stage, detail, self.loop.now() - self._started_at, waiting))
+
+    def _signs_of_life(self) -> int:
+        core = self.mix.core if self.mix is not None else None
+        if core is None:
+            return 0
+        return core.stats.acks_received + core.stats.messages_received + core.stats.replies_received
 
     # --- what is lost ---
 
@@ -448,6 +391,7 @@ class TunnelSession:
             mix, self.config, choice, until, on_event=self._on_ipr_event, on_silent=self._lose_exit
         )
         self._bridge = bridge
+        bridge.tap = self.tap
         try:
             stack = self._stack = self._make_stack(connected)
             bridge.use_stack(stack)
@@ -525,6 +469,7 @@ class TunnelSession:
         mix = self.mix
         assert mix is not None
         bridge.adopt(on_event=self._on_ipr_event, on_silent=self._lose_exit)
+        bridge.tap = self.tap
         connected = Connected(ips, bridge.ipr.mtu, bridge.ipr.version)
         stack = self._make_stack(connected)
         self._stack = stack
