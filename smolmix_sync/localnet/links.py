@@ -161,6 +161,8 @@ class _IncomingLink(asyncio.Protocol):
         noise.receive_data(data)
         try:
             while (plaintext := noise.next_data_untrusted()) is not None:
+                if not plaintext:  # a real node takes it for the end of the stream
+                    self._transport.close()
                 self._take_frames(plaintext)
                 if self._transport.is_closing():
                     return

@@ -362,6 +362,20 @@ def test_a_forged_frame_on_an_open_link_closes_it(
     assert (stats["packets_in"], stats["noise_refused"]) == (0, 0)
 
 
+def test_a_data_frame_without_data_ends_the_link(
+    accepting: tuple[Any, Hop, NoisePeer], own_key: bytes
+) -> None:
+    node, hop, _ = accepting
+    with from_address("127.0.0.1", hop) as link:
+        noise = shake_hands(link, x25519_base(own_key))
+        assert noise._send is not None
+        noise._queue(1, noise._send.encrypt(b""))  # `send` has nothing to say for no octets
+        link.sendall(b"".join(noise.data_to_send()))
+        assert closed(link, 2)
+    stats = node.stats()
+    assert (stats["noise_links_in"], stats["noise_refused"], stats.get("broken_links", 0)) == (1, 0, 0)
+
+
 def test_plain_frames_are_taken_from_where_no_noise_is_announced(
     accepting: tuple[Any, Hop, NoisePeer],
 ) -> None:
