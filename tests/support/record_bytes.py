@@ -4,6 +4,7 @@
 
     export PYTHONPATH=tests
     NYM_NODE=/path/to/nym-node python -m support.record_bytes nymnode        # as root
+    NYM_NODE=/path/to/nym-node python -m support.record_bytes links          # as root
     CARGO_TARGET_DIR=... python -m support.record_bytes smolmix              # after tests/interop/test_smolmix_peer.py
 
 Each starts its network with ``RECORD_WIRE`` set (see ``wire_recorder/sitecustomize.py``), has a few things done in
@@ -146,6 +147,24 @@ def _from_client(note: Json, nodes: Json, keys: Json) -> Iterator[Json]:
     yield case("gateway_request", {**note, "shared_key": key}, "shared_key")
 
 
+def link_cases(folder: Path) -> Iterator[Json]:
+    """How links from real nodes to ours begin, and what real nodes answer to ours."""
+    for path in sorted(folder.glob("*.jsonl")):
+        links: dict[tuple[str, int], Json] = {}
+        told = [note for note in map(json.loads, path.read_text().splitlines()) if "link" in note]
+        for note in told:
+            first = links.setdefault((note["event"], note["link"]), {**note, "hex": ""})
+            first["hex"] += note["hex"]
+        noisy = any(event == "noise" for event, _ in links)
+        for (event, _), note in links.items():
+            if event == "noise" and note["initiator"]:
+                yield case("noise_initiator", note, "static", "ephemeral", "responder")
+            elif event == "noise":
+                yield case("noise_responder", note, "static", "ephemeral")
+            elif not noisy:  # behind Noise it is the same again
+                yield case("link_frames", note)
+
+
 def shape(kind: str, told: Json) -> tuple[object, ...]:
     """Return what makes a case another than those kept."""
     inside = told.get("inside") or told.get("response") or told.get("request") or {}
@@ -165,6 +184,7 @@ def shape(kind: str, told: Json) -> tuple[object, ...]:
         frame.get("msg_type"),
         payload["length"] if isinstance(payload, dict) else payload and len(payload),
         told.get("size"),
+        told.get("state"),
         bool(told.get("surbs")),
         bool(told.get("ack")),
         header.get("total", 0) > 1,
@@ -375,6 +395,17 @@ def use_exit(entry: Json) -> None:
             ask("disconnect")
 
 
+def record_links(folder: Path) -> None:
+    from interop.mixednet import NAME, OUR_MIX, OUR_PLAIN_MIX, MixedNet
+
+    nodes = folder / "nodes"
+    nodes.mkdir()
+    with MixedNet(nodes, True) as net:
+        for middle in (OUR_MIX, OUR_PLAIN_MIX):
+            with net.tunnel(net.use(middle)) as client:
+                client.ask("fetch", url=f"http://{NAME}/")
+
+
 # --- the real smolmix and nym-sdk ---
 
 
@@ -418,7 +449,7 @@ def record_smolmix(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["nymnode", "smolmix", "inside"])
+    parser.add_argument("what", choices=["nymnode", "links", "smolmix", "inside"])
     parser.add_argument("nodes", nargs="?", type=json.loads)
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--from", dest="source", type=Path)
@@ -433,16 +464,17 @@ def main() -> None:
             os.environ["RECORD_WIRE"] = str(wires)
             tests = Path(__file__).resolve().parents[1]
             os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (RECORDER, tests)))
-            run = record_nymnode if options.what == "nymnode" else record_smolmix
-            run(Path(temporary))
+            runs = {"nymnode": record_nymnode, "links": record_links, "smolmix": record_smolmix}
+            runs[options.what](Path(temporary))
         told = list(notes(wires))
+        links = list(link_cases(wires))
+    from support.interop_record import crate_version, node_version
+
     if options.what == "nymnode":
-        from support.interop_record import node_version
-
         path = write("nymnode_client", "nym-node", node_version(), choose(client_cases(told)))
+    elif options.what == "links":
+        path = write("nymnode_links", "nym-node", node_version(), choose(iter(links)))
     else:
-        from support.interop_record import crate_version
-
         told = [note for note in told if note["event"] not in ("from_gateway", "from_exit")]
         version = crate_version("nym-sdk")
         path = write(

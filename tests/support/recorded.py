@@ -43,7 +43,8 @@ from smolmix_sync.mixnet.gateway.frames import decode_forward_untrusted, decode_
 from smolmix_sync.mixnet.gateway.handshake import ClientHandshake, GatewayHandshake
 from smolmix_sync.mixnet.gateway.sealing import open_untrusted
 from smolmix_sync.mixnet.message import RepliableMessage, decode_message_untrusted
-from smolmix_sync.mixnet.sphinx import ForwardHop, MixPacket, NodeAddress, unwrap_untrusted
+from smolmix_sync.mixnet.noise import NoiseLink
+from smolmix_sync.mixnet.sphinx import ForwardHop, FrameDecoder, MixPacket, NodeAddress, unwrap_untrusted
 
 Json = dict[str, Any]
 _LONGEST = 64
@@ -213,6 +214,44 @@ def mixnet_message(data: bytes, keys: Mapping[str, str]) -> Json:
     return told | {"encodes_again": message.encode() == data}
 
 
+# --- links between nodes ---
+
+
+def _frames(octets: bytes) -> list[Any]:
+    return [plain(frame) for frame in FrameDecoder().frames_untrusted(octets)]
+
+
+def link_frames(data: bytes, keys: Mapping[str, str]) -> Json:
+    """The beginning of a plain link from a node."""
+    return {"frames": _frames(data)}
+
+
+def _noise(link: NoiseLink, data: bytes) -> Json:
+    link.receive_data(data)
+    octets = b""
+    while (plaintext := link.next_data_untrusted()) is not None:
+        octets += plaintext
+    return {
+        "state": plain(link.state),
+        "remote_static": plain(link.remote_static),
+        "handshake_hash": plain(link.handshake_hash),
+        "frames": _frames(octets),
+    }
+
+
+def noise_responder(data: bytes, keys: Mapping[str, str]) -> Json:
+    """The beginning of a Noise link from a node to ours with ``static`` and the drawn ``ephemeral``."""
+    urandom = _scripted(_key(keys, "ephemeral"))
+    return _noise(NoiseLink.responder(_key(keys, "static"), urandom=urandom, now=0.0), data)
+
+
+def noise_initiator(data: bytes, keys: Mapping[str, str]) -> Json:
+    """What a node with the Noise key ``responder`` answers to ours with ``static`` and ``ephemeral``."""
+    urandom = _scripted(_key(keys, "ephemeral"))
+    link = NoiseLink.initiator(_key(keys, "static"), _key(keys, "responder"), urandom=urandom, now=0.0)
+    return _noise(link, data)
+
+
 # --- IPR ---
 
 
@@ -265,6 +304,9 @@ READERS: dict[str, Callable[[Any, Mapping[str, Any]], Json]] = {
         mixnet_fragment,
         mixnet_reply_fragment,
         mixnet_message,
+        link_frames,
+        noise_responder,
+        noise_initiator,
         ipr_response,
         ipr_request,
     )

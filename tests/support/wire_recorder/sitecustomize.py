@@ -14,13 +14,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+#: Octets noted of every link between nodes, some packets.
+_LINK_LIMIT = 8000
+
 
 def _install(folder: str) -> None:
     from smolmix_sync.ipr import IpPacketRouter, IprClient
     from smolmix_sync.mixnet import client as mixnet_client
     from smolmix_sync.mixnet.gateway.client import GatewayClient
     from smolmix_sync.mixnet.gateway.server import GatewayServerSession
+    from smolmix_sync.mixnet.noise import NoiseLink
     from smolmix_sync.mixnet.replies import ReplyKeys
+    from smolmix_sync.mixnet.sphinx import FrameDecoder
 
     path = os.path.join(folder, f"{os.getpid()}.jsonl")
     file: Any = None
@@ -96,9 +101,30 @@ def _install(folder: str) -> None:
             note("reply_key", digest=digest, reply_key=key.key)
         return key
 
+    heard: dict[int, tuple[Any, int]] = {}
+
+    def beginning(link: Any, data: bytes) -> bytes | None:
+        """Return *data* if it belongs to the first octets of *link*, which is kept so that its id stays its own."""
+        _, octets = heard.get(id(link), (link, 0))
+        heard[id(link)] = (link, octets + len(data))
+        return bytes(data) if octets < _LINK_LIMIT else None
+
+    def from_link(link: Any, data: bytes) -> None:
+        if (octets := beginning(link, data)) is not None:
+            keys = {"static": link._static, "ephemeral": link._ephemeral}
+            if link.is_initiator:
+                keys["responder"] = link.remote_static
+            note("noise", link=id(link), initiator=link.is_initiator, hex=octets, **keys)
+
+    def from_decoder(decoder: Any, data: bytes) -> None:
+        if (octets := beginning(decoder, data)) is not None:
+            note("frames", link=id(decoder), hex=octets)
+
     def decode(data: bytes) -> None:
         note("message", hex=data)
 
+    before(NoiseLink, "receive_data", from_link)
+    before(FrameDecoder, "receive_data", from_decoder)
     before(GatewayClient, "receive_data", from_gateway)
     before(GatewayServerSession, "receive_data", from_client)
     before(GatewayServerSession, "_begin_registration", registration)
