@@ -178,7 +178,7 @@ class LocalNode:
             "ports": dict(node.ports),
             "sphinx_keys": [[UNKNOWN_ROTATION_ID, node.keys.sphinx_private.hex()]],
             "identity_seed": node.keys.identity_seed.hex(),
-            "frame_version": 8,
+            "frame_version": 7,  # as nym-node sends it unless told otherwise
             "known_ips": [],
             "peers": {},
             "nym_api": self._nym_api,

@@ -84,6 +84,8 @@ def peer_of(nodeid: str) -> tuple[str, str, str] | None:
     path, _, test = nodeid.partition("::")
     if path.endswith("/test_realnet.py"):
         return "nym-node", node_version(), "mix nodes, entry, exit"
+    if path.endswith("/test_mixed_roles.py"):
+        return _mixed_peer_of(test)
     if path.endswith("/test_browser_client.py"):
         return "mix-tunnel", browser_version(), "client"
     if path.endswith("/test_smolmix_peer.py"):
@@ -91,6 +93,15 @@ def peer_of(nodeid: str) -> tuple[str, str, str] | None:
             return "smolmix", crate_version("nym-smol-core"), "client"
         return "nym-sdk", crate_version("nym-sdk"), "client"
     return None
+
+
+def _mixed_peer_of(test: str) -> tuple[str, str, str]:
+    rust = crate_version("nym-sdk")
+    if "localnet" in test:
+        return "nym-sdk", rust, "client"
+    if "rust" in test:
+        return "nym-node, nym-sdk", f"{node_version()}, {rust}", "nodes, client"
+    return "nym-node", node_version(), "nodes beside ours"
 
 
 def read_rows(text: str) -> dict[str, Row]:
