@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "localnet": frozenset(
         {"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor", ""}
     ),
-    "cli": frozenset({"", "_version", "errors", "config", "daemon", "fronts", "http", "localnet", "tunnel"}),
+    "cli": frozenset({"", "_version", "errors", "config", "daemon", "ext", "fronts", "http", "localnet", "tunnel"}),
     "__main__": frozenset({"cli"}),
     "": frozenset(
         {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smolmix_sync.cli._common import add_tunnel_options, network, open_tunnel, say
+from smolmix_sync.cli.webserver import WebServer, parse_listen
 
 if TYPE_CHECKING:
     from smolmix_sync.daemon import DaemonServer
@@ -41,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="sockets of one client process (default 4096)",
     )
     parser.add_argument(
+        "--web", metavar="[ADDRESS:]PORT",
+        help="serve a page with state and rates, /metrics for Prometheus and /readyz on loopback",
+    )  # fmt: skip
+    parser.add_argument(
         "--exit-idle",
         type=float,
         default=0.0,
@@ -60,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until told to end."""
+    try:
+        parse_listen(arguments.web or "0")
+    except ValueError as error:
+        say(f"smolmix-sync daemon: --web: {error}")
+        return 2
     # From here on a signal is an orderly end, also in the middle of the set-up.
     signal.signal(signal.SIGTERM, _end)
     try:
@@ -70,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     import smolmix_sync
-    from smolmix_sync.daemon import DaemonServer, Limits, default_path
+    from smolmix_sync.daemon import DaemonServer, Limits, attach, default_path
 
     path = Path(arguments.socket).absolute() if arguments.socket else default_path()
     # Our own sockets are the tunnel's: a daemon that attached to itself would wait for itself.
@@ -88,18 +98,24 @@ def _serve(arguments: argparse.Namespace) -> int:
             mode=int(arguments.mode, 8),
             limits=Limits(flows=arguments.max_sockets),
         )
+        web: WebServer | None = None
         try:
             try:
                 server.start()
             except OSError as error:
                 say(f"smolmix-sync daemon: {error.strerror}: {path}")
                 return 1
+            if arguments.web is not None:
+                web = WebServer(parse_listen(arguments.web), lambda: attach(path).status())
+                say(f"smolmix-sync daemon: {web.url}")
             print(f"ready {path}", flush=True)
             notify("READY=1\nSTATUS=serving " + str(path))
             _serve_until_idle(server, arguments.exit_idle)
             return 0
         finally:
             notify("STOPPING=1")
+            if web is not None:
+                web.close()
             server.stop()
             smolmix_sync.disconnect()
 

@@ -62,7 +62,7 @@ class _Failed(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    add_tunnel_options(parser)
+    add_tunnel_options(parser, json_option=False)
     parser.add_argument(
         "--host", metavar="NAME", help="web server to try through the tunnel (default: nymtech.net)"
     )

@@ -18,7 +18,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    add_tunnel_options(parser)
+    add_tunnel_options(parser, json_option=False)
     parser.add_argument(
         "--probe", action="store_true", help="open a tunnel to each; failures are remembered, and tried last"
     )

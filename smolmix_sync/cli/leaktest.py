@@ -27,7 +27,7 @@ _CANNOT = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    add_tunnel_options(parser)
+    add_tunnel_options(parser, json_option=False)
     parser.add_argument(
         "--control", action="store_true",
         help="run the program without the tunnel as well: its packets must show up in the count",

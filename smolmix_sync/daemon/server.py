@@ -308,6 +308,7 @@ class DaemonServer:
             except (AttributeError, SmolmixError):
                 continue
             told[name] = value if isinstance(value, int) else str(value)
+        told["layers"] = list(getattr(port, "layers", ()))
         stats = getattr(port, "stats", None)
         if stats is not None:
             counters = stats()
