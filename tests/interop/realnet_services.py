@@ -28,8 +28,9 @@ TARGET = "198.51.100.10"
 NAME = "www.realnet.test"
 NAMESERVERS = ("1.1.1.1", "8.8.8.8", "9.9.9.9")
 API_PORT = 8000
-#: What an exit that is no open proxy asks for; nothing listens at the port it refuses.
-EXIT_POLICY = "ExitPolicy reject *:81\nExitPolicy accept *:*\n"
+#: What an exit that is no open proxy asks for: all but port 81, where nothing listens. ICMP counts as port 0, which
+#: matches every range, so what is accepted comes first.
+EXIT_POLICY = "ExitPolicy accept *:1-80\nExitPolicy accept *:82-65535\nExitPolicy reject *:*\n"
 EPOCH, VALIDITY = 100, 24
 ROTATION = EPOCH // VALIDITY
 Json = dict[str, Any]
