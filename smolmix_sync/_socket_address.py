@@ -6,6 +6,7 @@ Source: CPython Modules/socketmodule.c (getsockaddrarg, setipaddr, idna_converte
 from __future__ import annotations
 
 import _socket
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -75,8 +76,11 @@ def parse(caller: str, family: int, address: Any, resolve: Callable[[str, int], 
         if not 2 <= len(address) <= 4:
             raise TypeError("AF_INET6 address must be a tuple (host, port[, flowinfo[, scopeid]])")
         host, port, *more = address
-        rest = tuple(one.__index__() for one in more)
-    text = host_text(host)
+        rest = tuple(operator.index(one) for one in more)
+    try:
+        text = host_text(host)
+    except UnicodeError:
+        raise TypeError("encoding of hostname failed") from None
     if isinstance(port, float) or not hasattr(port, "__index__"):
         raise TypeError(f"{type(port).__name__!r} object cannot be interpreted as an integer")
     number = port.__index__()

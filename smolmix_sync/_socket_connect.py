@@ -92,7 +92,9 @@ def _connect(self: Any, flow: Flow, address: Address) -> int | None:
                 return errno.EALREADY
             return _finish_connect(self, flow)
         if flow.state in (FlowState.ESTABLISHED, FlowState.LISTEN):
-            return errno.EISCONN
+            # The kernel tells success of a connect that did not block to the next call.
+            told, flow.told = flow.told, True
+            return errno.EISCONN if told else 0
         if flow.state is FlowState.DEAD:
             return flow.take_error() or errno.ECONNABORTED
     verdict, address = route(flow, address)
@@ -116,6 +118,7 @@ def _connect(self: Any, flow: Flow, address: Address) -> int | None:
     flow.raddr = shown if verdict is Verdict.RESOLVER else None
     flow.fd = _fileno(self)
     flow.state = FlowState.CONNECTING
+    flow.told = _timeout(self) is None
     _fill(self, flow)
     nursery.take(flow)
     from smolmix_sync.reactor.pump import open_stream

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import _socket
 import errno
+import select
 import struct
 import sys
 from typing import Any
 
-from smolmix_sync.reactor._originals import CSocket, os_error
-from smolmix_sync.reactor.flow import SO_COOKIE, Flow, FlowState, find
+from smolmix_sync.reactor._originals import CSocket, os_error, wait_fd
+from smolmix_sync.reactor.flow import BLOCK, SO_COOKIE, Flow, FlowState, find, unpack_block
 
-__all__ = ["getsockopt", "setsockopt"]
+__all__ = ["getsockopt", "pending_error", "setsockopt"]
 
 _SOL = int(_socket.SOL_SOCKET)
 _IP = int(_socket.IPPROTO_IP)
@@ -26,6 +27,25 @@ _SO_LINGER = (_SOL, 13)
 _SO_ERROR = (_SOL, 4)
 _SO_SNDBUF, _SO_RCVBUF = (_SOL, 7), (_SOL, 8)
 _TCP_INFO = (_TCP, 11)
+_TCP_CONGESTION = (_TCP, 13)
+
+#: What the stack has (netstack.config); a program that asks for another gets ENOENT, as where a module is missing.
+_CONGESTION = ("mix", "cubic", "none")
+#: Longest name. Source: TCP_CA_NAME_MAX of include/net/tcp.h.
+_NAME_SIZE = 16
+
+#: Read as 0 or 1 whatever was set. Source: net/core/sock.c, net/ipv4/tcp.c.
+_BOOLEAN = frozenset((_SOL, one) for one in (1, 2, 5, 6, 9, 10, 15)) | {(_TCP, 1), (_TCP, 3)}
+
+#: Values that are accepted, EINVAL for others. Source: MAX_TCP_* of include/net/tcp.h; do_tcp_setsockopt.
+_RANGES = {
+    (_TCP, 4): (1, 32767),  # TCP_KEEPIDLE
+    (_TCP, 5): (1, 32767),  # TCP_KEEPINTVL
+    (_TCP, 6): (1, 127),  # TCP_KEEPCNT
+    (_TCP, 7): (1, 127),  # TCP_SYNCNT
+    (_TCP, 18): (0, 2**31 - 1),  # TCP_USER_TIMEOUT
+}
+_TCP_MAXSEG = (_TCP, 2)
 
 _REFUSED = {
     (_SOL, 25): "SO_BINDTODEVICE",
@@ -128,6 +148,11 @@ def setsockopt(self: Any, level: int, option: int, *value: Any) -> None:
 
 
 def _checked(key: tuple[int, int], value: Any) -> int | bytes:
+    """Return *value* as it is stored.
+
+    Raises:
+        OSError, OverflowError: as from the kernel and from C.
+    """
     if isinstance(value, int):
         if not -(2**31) <= value < 2**31:
             raise OverflowError("signed integer is greater than maximum")
@@ -142,11 +167,48 @@ def _checked(key: tuple[int, int], value: Any) -> int | bytes:
             if len(checked) < 8:
                 raise os_error(errno.EINVAL)
             return checked[:8]
+    if key == _TCP_CONGESTION:
+        name = checked.rstrip(b"\0").decode("latin-1") if isinstance(checked, bytes) else ""
+        if name not in _CONGESTION:
+            raise os_error(errno.ENOENT)
+        return name.encode()
     if key not in _DEFAULTS and key not in (_SO_SNDBUF, _SO_RCVBUF) and key[0] not in (_IP, _IPV6):
         raise os_error(errno.ENOPROTOOPT)
-    if isinstance(checked, bytes) and key in _DEFAULTS and len(checked) >= 4:
-        return int.from_bytes(checked[:4], sys.byteorder, signed=True)
+    if key not in _DEFAULTS:
+        return checked
+    if isinstance(checked, bytes):
+        if len(checked) < 4:
+            # A null pointer of the right length, or too few octets (one is enough for options of IP).
+            if value is None or key[0] != _IP or not checked:
+                raise os_error(errno.EFAULT if value is None else errno.EINVAL)
+            checked = checked[:1] + bytes(3) if sys.byteorder == "little" else bytes(3) + checked[:1]
+        checked = int.from_bytes(checked[:4], sys.byteorder, signed=True)
+    if key in _BOOLEAN:
+        return int(checked != 0)
+    low, high = _RANGES.get(key, (-(2**31), 2**31))
+    if not low <= checked <= high or (key == _TCP_MAXSEG and checked and not 88 <= checked <= 32767):
+        raise os_error(errno.EINVAL)
     return checked
+
+
+def pending_error(self: Any) -> int:
+    """Take the error datagram that is next to be read from a UDP socket; return its errno, 0 if there is none."""
+    if not wait_fd(
+        CSocket.fileno(self), select.POLLIN, 0
+    ):  # with a timeout, recv would wait whatever its flags
+        return 0
+    flags = int(_socket.MSG_DONTWAIT)
+    try:
+        head = CSocket.recv(self, BLOCK.size, flags | _socket.MSG_PEEK)
+        if len(head) < BLOCK.size:
+            return 0
+        kind, _, number = unpack_block(head)
+        if kind:
+            return 0
+        CSocket.recv(self, BLOCK.size, flags)
+        return number
+    except (OSError, ValueError):
+        return 0
 
 
 def getsockopt(self: Any, level: int, option: int, buflen: int = 0) -> int | bytes:
@@ -169,7 +231,8 @@ def getsockopt(self: Any, level: int, option: int, buflen: int = 0) -> int | byt
 
 def _read(self: Any, flow: Flow, key: tuple[int, int]) -> int | bytes:
     if key == _SO_ERROR:
-        return flow.take_error() or int(CSocket.getsockopt(self, *key))
+        error = flow.take_error() if flow.stream else pending_error(self)
+        return error or int(CSocket.getsockopt(self, *key))
     if key == (_SOL, 3):
         return flow.type
     if key == (_SOL, 39):
@@ -185,11 +248,23 @@ def _read(self: Any, flow: Flow, key: tuple[int, int]) -> int | bytes:
         return 2 * stored if isinstance(stored, int) else int(CSocket.getsockopt(self, *key))
     if key == _TCP_INFO and flow.stream:
         return _tcp_info(flow)
+    if key == _TCP_CONGESTION and flow.stream:
+        return _congestion(flow).encode().ljust(_NAME_SIZE, b"\0")
     if key in flow.options:
         return flow.options[key]
     if key in _DEFAULTS and (key[0] != _TCP or flow.stream):
         return _DEFAULTS[key]
-    raise os_error(errno.ENOPROTOOPT)
+    known = key[0] in (_SOL, _IP, _IPV6) or (key[0] == _TCP and flow.stream)
+    raise os_error(errno.ENOPROTOOPT if known else errno.EOPNOTSUPP)
+
+
+def _congestion(flow: Flow) -> str:
+    """Return the name of the congestion control that *flow* has, or would have if it connected now."""
+    stored = flow.options.get(_TCP_CONGESTION)
+    if isinstance(stored, bytes):
+        return stored.decode()
+    stack = flow.device.stack if flow.device is not None else None
+    return _CONGESTION[0] if stack is None else stack.config.congestion
 
 
 def _tcp_info(flow: Flow) -> bytes:
@@ -200,7 +275,7 @@ def _tcp_info(flow: Flow) -> bytes:
     if read is not None and device is not None and not device.closed:
         counters = device.loop.call(read)
     info = bytearray(_TCP_INFO_SIZE)
-    info[0] = _TCP_STATES[flow.state]
+    info[0] = int(counters.get("state", 0)) or _TCP_STATES[flow.state]
 
     def put(offset: int, value: Any, scale: float = 1.0) -> None:
         if isinstance(value, (int, float)) and 0 <= value < float("inf"):

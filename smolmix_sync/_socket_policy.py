@@ -161,7 +161,10 @@ def _destination(policy: Policy, host: str, port: int) -> Verdict:
     if address.is_unspecified or any(address in network for network in _LOOPBACK):
         if port in RESOLVER_PORTS:
             return Verdict.RESOLVER if port == 53 else Verdict.DENY
-        if policy.loopback == "deny" and any(rule.matches(address, port) for rule in policy.direct):
+        # A network alone does not open loopback that is denied, a port of it does.
+        if policy.loopback == "deny" and any(
+            rule.port and rule.matches(address, port) for rule in policy.direct
+        ):
             return Verdict.DIRECT
         return {"bypass": Verdict.DIRECT, "mix": Verdict.TUNNEL}.get(policy.loopback, Verdict.DENY)
     if any(rule.matches(address, port) for rule in policy.direct):

@@ -17,6 +17,7 @@ from typing import Any
 from smolmix_sync import _socket_policy as policy
 from smolmix_sync._socket_address import parse
 from smolmix_sync._socket_connect import open_datagrams
+from smolmix_sync._socket_options import pending_error
 from smolmix_sync._socket_policy import Verdict, is_loopback
 from smolmix_sync._socket_route import (
     INET,
@@ -283,6 +284,10 @@ def _send_datagram(self: Any, flow: Flow, buffers: list[Any], flags: int, shown:
     views = [memoryview(one).cast("B") for one in buffers]
     if sum(len(view) for view in views) > UDP_MAX_PAYLOAD:
         raise os_error(errno.EMSGSIZE)
+    if not shown[1]:
+        raise os_error(errno.EINVAL)
+    if flow.raddr is not None and (number := pending_error(self)):
+        raise os_error(number)
     flow.used = True
     if flow.pump is None:
         open_datagrams(self, flow)

@@ -33,6 +33,7 @@ from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
 from smolmix_sync.reactor import provider
 from smolmix_sync.reactor._originals import CSocket, original
+from smolmix_sync.reactor.isolation import set_key_function
 from smolmix_sync.reactor.provider import TunnelPort
 
 __all__ = ["Patch", "get_original", "is_patched", "patch_all", "unpatch_all"]
@@ -174,6 +175,10 @@ class Patch:
             tunnel = options["tunnel"]
             before = provider.install(lambda: tunnel)
             changes.on_undo(lambda: provider.install(before))
+        if options["isolate"] is not None:
+            isolate = options["isolate"]
+            key_before = set_key_function(isolate if callable(isolate) else lambda: str(isolate))
+            changes.on_undo(lambda: set_key_function(key_before))
         self._policy_before = _socket_policy.set_active(policy)
         changes.on_undo(lambda: _socket_policy.set_active(self._policy_before))
         _patch_class(changes, original("socket", "socket"), _stdlib_init)
@@ -388,7 +393,7 @@ def patch_all(
     children: Literal["deny", "patch", "allow"] | None = None,
     allow: Iterable[str] = (),
     start: bool = False,
-    isolate: object = None,
+    isolate: str | Callable[[], str] | None = None,
 ) -> Patch:
     """Carry every socket this program makes from now on through the tunnel.
 
@@ -415,7 +420,9 @@ def patch_all(
         allow: names of C libraries that may be imported all the same, because you lead them through ``forward()``;
             ``"*"`` for all.
         start: begin the tunnel in the background now.
-        isolate: None; stream isolation has no other value yet.
+        isolate: a key, or a function that returns the key of the calling thread, greenlet or task: sockets and look-ups of
+            different keys use different tunnels and identities (see ``smolmix_sync.isolate``, which goes before). None,
+            or the key ``""``: one tunnel.
 
     Returns:
         The patch; a context manager that undoes it.
@@ -435,8 +442,8 @@ def patch_all(
         raise ValueError(f"strict: {strict!r} is not 'auto', True or False")
     if options["children"] not in _children.MODES:
         raise ValueError(f"children: {children!r} is not {', '.join(_children.MODES)} or None")
-    if isolate is not None:
-        raise ValueError(f"isolate: {isolate!r} is not supported")
+    if isolate is not None and not callable(isolate) and not isinstance(isolate, str):
+        raise ValueError(f"isolate: {isolate!r} is not a key, a function or None")
     policy = _socket_policy.Policy.make(options["direct"], listen, loopback=loopback, strict=strict is True)
     if _active is not None:
         if options != _active.options:

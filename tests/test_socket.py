@@ -15,68 +15,17 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from support.loopnet import V4, V6, loopnet
+from support.loopnet import V4, V6, loopnet, settle
+from support.worlds import LIMIT, World, errno_of, read_all, wait_for
 
 from smolmix_sync.socket import MixSocket
 
 pytestmark = pytest.mark.interop
-
-LIMIT = 10.0
-
-
-class World:
-    """One kind of socket and the address it lives on."""
-
-    def __init__(self, name: str, cls: Any, host: str, host6: str) -> None:
-        self.name = name
-        self.socket = cls
-        self.host = host
-        self.host6 = host6
-        self.opened: list[Any] = []
-
-    def tcp(self, family: int = stdlib.AF_INET) -> Any:
-        return self._keep(self.socket(family, stdlib.SOCK_STREAM))
-
-    def udp(self, family: int = stdlib.AF_INET) -> Any:
-        return self._keep(self.socket(family, stdlib.SOCK_DGRAM))
-
-    def _keep(self, sock: Any) -> Any:
-        sock.settimeout(LIMIT)
-        self.opened.append(sock)
-        return sock
-
-    def listener(self, backlog: int = 16) -> Any:
-        sock = self.tcp()
-        sock.bind((self.host, 0))
-        sock.listen(backlog)
-        return sock
-
-    def pair(self) -> tuple[Any, Any]:
-        """Return a connected client and server."""
-        listener = self.listener()
-        client = self.tcp()
-        client.connect(listener.getsockname())
-        server, _ = listener.accept()
-        listener.close()
-        self._keep(server)
-        return client, server
-
-    def udp_pair(self) -> tuple[Any, Any]:
-        one, two = self.udp(), self.udp()
-        one.bind((self.host, 0))
-        two.bind((self.host, 0))
-        return one, two
-
-    def closed_port(self) -> int:
-        sock = self.listener()
-        port: int = sock.getsockname()[1]
-        sock.close()
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +51,6 @@ def mix(net: Any) -> Iterator[World]:
     yield made
     for sock in made.opened:
         sock.close()
-
-
-def read_all(sock: Any) -> bytes:
-    parts = []
-    while part := sock.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-def errno_of(action: Callable[[], Any]) -> int:
-    with pytest.raises(OSError) as caught:
-        action()
-    assert caught.value.errno is not None
-    return caught.value.errno
-
-
-def wait_for(condition: Callable[[], Any], limit: float = LIMIT) -> None:
-    until = time.monotonic() + limit
-    while not condition():
-        assert time.monotonic() < until, "condition did not come true in time"
-        time.sleep(0.005)
 
 
 # --- streams ----------------------------------------------------------------------------------
@@ -1030,8 +958,9 @@ def test_explicit_tunnel_wins_over_the_default(net: Any) -> None:
             client.connect((V4, listener.getsockname()[1]))
 
 
-def test_no_descriptor_is_left_behind(mix: World) -> None:
+def test_no_descriptor_is_left_behind(mix: World, net: Any) -> None:
     def count() -> int:
+        settle(net)  # unused sockets are swept when the reactor, or the next socket, comes by
         return len(os.listdir("/proc/self/fd"))
 
     def use() -> None:

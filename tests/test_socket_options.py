@@ -13,6 +13,7 @@ import pytest
 from support.loopnet import V4, loopnet
 
 from smolmix_sync.netstack import TcpSettings
+from smolmix_sync.reactor.flow import find
 from smolmix_sync.reactor.settings import apply_option, apply_options
 from smolmix_sync.socket import MixSocket
 
@@ -91,10 +92,12 @@ def test_options_that_choose_an_interface_are_refused(sock: MixSocket, option: i
 
 
 def test_unknown_and_read_only_options(sock: MixSocket) -> None:
-    congestion, tls = 13, 31
-    for option in (congestion, tls):
-        assert errno_of(lambda o=option: sock.setsockopt(stdlib.IPPROTO_TCP, o, b"x")) == errno.ENOPROTOOPT
-        assert errno_of(lambda o=option: sock.getsockopt(stdlib.IPPROTO_TCP, o)) == errno.ENOPROTOOPT
+    # TCP_MD5SIG, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_ULP; SO_ATTACH_FILTER, SO_ATTACH_BPF, SO_ZEROCOPY, SO_TXTIME
+    for level, options in ((stdlib.IPPROTO_TCP, (14, 23, 30, 31)), (stdlib.SOL_SOCKET, (26, 50, 60, 61))):
+        for option in options:
+            key = (level, option)
+            assert errno_of(lambda k=key: sock.setsockopt(*k, b"xxxx")) == errno.ENOPROTOOPT, key
+            assert errno_of(lambda k=key: sock.getsockopt(*k)) == errno.ENOPROTOOPT, key
     assert errno_of(lambda: sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR, 1)) == errno.ENOPROTOOPT
     assert errno_of(lambda: sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_TYPE, 1)) == errno.ENOPROTOOPT
     assert errno_of(lambda: sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_LINGER, 1)) == errno.EINVAL
@@ -109,7 +112,30 @@ def test_unknown_and_read_only_options(sock: MixSocket) -> None:
         assert (
             errno_of(lambda: udp.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY, 1)) == errno.ENOPROTOOPT
         )
-        assert errno_of(lambda: udp.getsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY)) == errno.ENOPROTOOPT
+        assert errno_of(lambda: udp.getsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY)) == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize(
+    ("level", "option"), [(stdlib.IPPROTO_IP, 19), (stdlib.IPPROTO_IP, 15), (stdlib.IPPROTO_IPV6, 75)]
+)
+def test_addresses_that_are_not_ours_are_refused(sock: MixSocket, level: int, option: int) -> None:
+    assert errno_of(lambda: sock.setsockopt(level, option, 1)) == errno.EPERM
+
+
+@pytest.mark.parametrize("name", ["mix", "cubic", "none"])
+def test_congestion_control_is_chosen_by_option(name: str) -> None:
+    with loopnet() as port, MixSocket() as listener, MixSocket() as client:
+        client.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_CONGESTION, name.encode())
+        listener.bind((V4, 0))
+        listener.listen()
+        client.connect(listener.getsockname())
+        shown = client.getsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_CONGESTION, 16)
+        assert isinstance(shown, bytes)
+        assert shown.rstrip(b"\0").decode() == name
+        flow = find(client)
+        assert flow is not None
+        conn = flow.pump._conn  # type: ignore[union-attr]
+        assert port.device.loop.call(lambda: conn.settings.congestion) == name
 
 
 def test_kernel_timeouts_are_the_pairs_own() -> None:

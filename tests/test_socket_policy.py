@@ -203,6 +203,23 @@ def test_loopback_can_be_denied(no_tunnel: None, kernel_server: Any) -> None:
         assert errno_of(lambda: sock.bind(("127.0.0.1", 0))) == errno.EACCES
 
 
+def test_one_port_of_loopback_can_be_allowed(no_tunnel: None, kernel_server: Any) -> None:
+    host, port = kernel_server
+    with policy(direct=(f"{host}:{port}",)), MixSocket() as sock, MixSocket() as other:
+        sock.connect(kernel_server)
+        assert sock.getpeername() == kernel_server
+        assert errno_of(lambda: other.connect((host, port ^ 1))) == errno.EACCES
+    with policy(direct=("127.0.0.1:53",)), MixSocket() as sock:
+        assert _socket_policy.active.destination("127.0.0.1", 53) is Verdict.RESOLVER
+
+
+def test_loopback_modes_are_checked() -> None:
+    assert Policy.make(loopback="mix").loopback == "mix"
+    assert Policy.make(("loopback",), loopback="deny").loopback == "deny"
+    with pytest.raises(ValueError, match="loopback"):
+        Policy.make(loopback="sometimes")
+
+
 def test_direct_network_goes_to_the_kernel_and_is_logged_once(
     no_tunnel: None, kernel_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -100,6 +100,7 @@ class Flow:
         twin: kernel socket that holds a wildcard-bound port on loopback.
         bound: whether bind() fixed laddr.
         used: whether a UDP socket has sent through the tunnel.
+        told: whether the outcome of the connect was told by connect(), or the next call still has to.
         reserved: the port reservation to give back, see ``ports``.
     """
 
@@ -122,6 +123,7 @@ class Flow:
         "reserved",
         "state",
         "stream",
+        "told",
         "twin",
         "type",
         "used",
@@ -149,6 +151,7 @@ class Flow:
         self.bound = False
         self.reserved: int | None = None
         self.used = False
+        self.told = True
 
     def take_error(self) -> int:
         """Return and clear the pending errno."""

@@ -18,6 +18,7 @@ _TCP = int(_socket.IPPROTO_TCP)
 SO_LINGER = (_SOL, int(_socket.SO_LINGER))
 # include/uapi/linux/tcp.h; _socket lacks the name before 3.13 on some builds.
 _TCP_USER_TIMEOUT = 18
+_TCP_CONGESTION = 13
 
 #: What a TCP buffer may be set to, in octets: below, a segment would not fit; above, tcp_mem's scale.
 _BUFFER_MIN, _BUFFER_MAX = 4096, 64 << 20
@@ -54,10 +55,22 @@ _INTEGER: Mapping[tuple[int, int], Callable[[TcpSettings, int], None]] = {
 }
 
 
+def _congestion(settings: TcpSettings, value: int | bytes) -> None:
+    if isinstance(value, bytes):
+        settings.congestion = value.decode()
+
+
+_OTHERS: Mapping[tuple[int, int], Callable[[TcpSettings, int | bytes], None]] = {
+    SO_LINGER: _linger,
+    (_TCP, _TCP_CONGESTION): _congestion,
+}
+
+
 def apply_option(settings: TcpSettings, key: tuple[int, int], value: int | bytes) -> bool:
     """Change *settings* by one option; tell whether the stack knows it."""
-    if key == SO_LINGER:
-        _linger(settings, value)
+    other = _OTHERS.get(key)
+    if other is not None:
+        other(settings, value)
         return True
     change = _INTEGER.get(key)
     if change is None:

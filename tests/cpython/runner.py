@@ -1,10 +1,11 @@
 """Run one of the interpreter's own test files (or gevent's) over mix sockets, and say what became of every test.
 
-usage: runner.py RESULT.json MODULE [--plain | --delay SECONDS] [--network] [--skip PATTERN]...
-           [--only PATTERN]... [TEST_ID...]
+usage: runner.py RESULT.json MODULE [--plain | --delay SECONDS] [--network] [--children]
+           [--skip PATTERN]... [--only PATTERN]... [TEST_ID...]
 
 Loopback is routed through the stack (``loopback="mix"``), so both ends of every test are mix sockets. ``--plain`` patches
-nothing; ``--network`` is regrtest's resource of that name. With TEST_IDs only those tests run. Nothing of the tests is
+nothing; ``--network`` is regrtest's resource of that name. ``--children``: what the tests start is patched, too.
+With TEST_IDs only those tests run. Nothing of the tests is
 kept here: they come from the interpreter's installation.
 """
 
@@ -13,11 +14,13 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fnmatch
+import importlib
 import json
 import os
 import signal
 import sys
 import tempfile
+import types
 import unittest
 from typing import Any
 
@@ -29,37 +32,38 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--skip", action="append", default=[])
+    parser.add_argument("--children", action="store_true")
     parser.add_argument("--network", action="store_true")
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("ids", nargs="*")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
-def patch(delay: float) -> None:
-    """Patch this process; its tunnel is a stack that is its own network."""
+def patch(delay: float, children: str) -> Any:
+    """Patch this process; its tunnel is a stack that is its own network. Returns the device.
+
+    With *children* "patch" both forked and started Python children use the same stack, over AF_UNIX.
+    """
     import smolmix_sync
+    from smolmix_sync import _children
     from smolmix_sync.netstack import Stack
     from smolmix_sync.reactor import provider
+    from smolmix_sync.reactor.device import Device
+    from smolmix_sync.reactor.loop import shared_loop
+    from smolmix_sync.reactor.resolver import ResolverConfig
 
-    smolmix_sync.patch_all(loopback="mix", listen="mix")
-    ports: list[Any] = []
+    stack = Stack("198.51.100.2", "2001:db8:100::2", urandom=os.urandom, loopback=True, loopback_delay=delay)
+    device = Device(shared_loop(), stack, resolver=ResolverConfig(timeout=0.5))
+    port = provider.DevicePort(device)
+    owner = os.getpid()
 
     def find() -> Any:
-        # Made at first need: some of the tests fork, some count threads and descriptors.
-        if not ports or not ports[0].device.loop.running:
-            from smolmix_sync.reactor.device import Device
-            from smolmix_sync.reactor.loop import shared_loop
-            from smolmix_sync.reactor.resolver import ResolverConfig
-
-            stack = Stack(
-                "198.51.100.2", "2001:db8:100::2", urandom=os.urandom, loopback=True, loopback_delay=delay
-            )
-            device = Device(shared_loop(), stack, resolver=ResolverConfig(timeout=0.5))
-            ports[:] = [provider.DevicePort(device)]
-        return ports[0]
+        inherited = _children.inherited()
+        return port if os.getpid() == owner or inherited is None else smolmix_sync.attach(inherited["path"])
 
     provider.install(find)
-    find()
+    smolmix_sync.patch_all(loopback="mix", listen="mix", children=children)
+    return device
 
 
 class Result(unittest.TestResult):
@@ -115,8 +119,7 @@ def main() -> None:
     options = arguments()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    if not options.plain:
-        patch(options.delay)
+    device = None if options.plain else patch(options.delay, "patch" if options.children else "deny")
     from test import support
 
     # As regrtest without -u, but for the two that cost only time.
@@ -125,7 +128,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         loader = unittest.TestLoader()
-        suite = loader.loadTestsFromName(options.module)
+        module, _, method = options.module.partition(":")
+        if (
+            method
+        ):  # what test_multiprocessing_fork and its like consist of; not every installation has these files
+            import multiprocessing
+
+            multiprocessing.set_start_method(method, force=True)
+            made = types.ModuleType(f"{module}:{method}")
+            importlib.import_module(module).install_tests_in_module_dict(vars(made), method)
+            sys.modules[made.__name__] = made
+            suite = loader.loadTestsFromModule(made)
+        else:
+            suite = loader.loadTestsFromName(module)
         tests = [
             test for test in flatten(suite)
             if not any(fnmatch.fnmatchcase(test.id(), pattern) for pattern in options.skip)
@@ -138,6 +153,8 @@ def main() -> None:
         os.chdir("/")
     report = {
         "run": result.testsRun,
+        # How many packets the stack has carried: zero would mean that the kernel did the work.
+        "packets": 0 if device is None or device.stack is None else device.stack.counters.packets_in,
         "outcomes": result.outcomes,
         "texts": result.texts,
         "load_errors": [str(one) for one in loader.errors],

@@ -33,10 +33,13 @@ EXPECTED = HERE / "expected_failures.txt"
 #: Classes of reasons, from spec/sockets.md section 19.
 CLASSES = frozenset({"protocol", "ancillary", "timing", "buffers", "oob"})
 
-#: Of the multiprocessing tests, those with sockets; the others take many minutes and have none.
+#: Of the multiprocessing tests those with connections within one process, and of processes over AF_UNIX. Two processes
+#: that meet on 127.0.0.1 would need one stack; tests/isolated/programs/sharing.py passes sockets between processes.
 CONNECTIONS = tuple(
-    word for name in ("*TestConnection*", "*TestListener*", "*TestPicklingConnections*", "*TestPoll.*", "*TestWait*")
-    for word in ("--only", name)
+    word for name in (
+        "*WithThreadsTest*Connection*", "*WithThreadsTest*Listener*", "*WithThreadsTest*Poll*", "*TestListener.*",
+        "*WithProcessesTestConnection*",
+    ) for word in ("--only", name)
 )  # fmt: skip
 
 #: Seconds a file may take, several times what it needs.
@@ -46,6 +49,8 @@ LIMIT = 170
 @dataclass(frozen=True)
 class Suite:
     module: str
+    #: Its tests use the network.
+    packets: bool = True
     #: Takes more than some seconds: only in the long run.
     long: bool = False
     #: Also with a round trip of 100 ms.
@@ -53,14 +58,23 @@ class Suite:
     options: tuple[str, ...] = ()
     limit: int = LIMIT
 
+    @property
+    def name(self) -> str:
+        return self.module if self.module.startswith("gevent.") else f"test.{self.module}"
+
+
+#: gevent's tests that send nothing to anybody but themselves through a pair, or only look.
+QUIET = frozenset(
+    {"close_backend_fd", "greenness", "iwait", "monkey_select", "refcount", "select", "selectors", "socket_ex", "socketpair"}
+)  # fmt: skip
 
 SUITES = (
     # Without vsock in the kernel its classes hang, patched or not.
     Suite("test_socket", options=("--skip", "*VSOCK*")),
     Suite("test_ssl"),
-    Suite("test_select"),
+    Suite("test_select", packets=False),
     Suite("test_selectors", long=True),
-    Suite("test_poll", long=True),
+    Suite("test_poll", packets=False, long=True),
     Suite("test_epoll"),
     Suite("test_asyncio", long=True, limit=900),
     Suite("test_httplib", delayed=True),
@@ -74,9 +88,35 @@ SUITES = (
     Suite("test_xmlrpc", long=True, delayed=True, limit=600),
     Suite("test_httpservers"),
     Suite("test_logging", long=True),
-    Suite("test_multiprocessing_fork", long=True, limit=900, options=CONNECTIONS),
-    Suite("test_multiprocessing_spawn", long=True, limit=900, options=CONNECTIONS),
-    Suite("test_multiprocessing_forkserver", long=True, limit=900, options=CONNECTIONS),
+    Suite("_test_multiprocessing:fork", packets=False, options=CONNECTIONS),
+    *(
+        Suite(
+            f"gevent.tests.test__{name}",
+            packets=name not in ("greenness", "refcount", "selectors", "socketpair"),
+        )
+        for name in (
+            "backdoor",
+            "close_backend_fd",
+            "greenio",
+            "greenness",
+            "iwait",
+            "makefile_ref",
+            "monkey_select",
+            "pywsgi",
+            "refcount",
+            "select",
+            "selectors",
+            "server",
+            "socket",
+            "socket_close",
+            "socket_errors",
+            "socket_ex",
+            "socket_send_memoryview",
+            "socket_timeout",
+            "socketpair",
+            "ssl",
+        )
+    ),
 )
 
 
@@ -107,7 +147,7 @@ def run(suite: Suite, folder: Path, *more: str, ids: tuple[str, ...] = ()) -> di
     result.unlink(missing_ok=True)
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(HERE / "runner.py"), str(result), f"test.{suite.module}",
+        [sys.executable, "-W", "ignore", str(HERE / "runner.py"), str(result), suite.name,
          *suite.options, *more, *ids],
         env=environment, capture_output=True, text=True, timeout=suite.limit, check=False,
     )  # fmt: skip
@@ -121,6 +161,7 @@ def check(suite: Suite, folder: Path, *more: str) -> None:
     found = run(suite, folder, *more)
     outcomes: dict[str, str] = found["outcomes"]
     assert "ok" in outcomes.values(), outcomes
+    assert found["packets"] > 0 or not suite.packets, "the kernel did the work"
     expected = read_expected()
     failed = {name for name, outcome in outcomes.items() if outcome in ("fail", "error")}
     fixed = []
