@@ -21,6 +21,7 @@ import _posixsubprocess
 import json
 import os
 import posix
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -63,15 +64,19 @@ class _Launcher:
         done = _originals.allocate_lock()
         done.acquire()
         outcome: list[Any] = []
+        # A program inherits the mask of the thread that starts it: the caller's, not the launcher's.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
         def run() -> None:
             try:
                 if self._problem is not None:
                     raise LeakBlocked(f"no program can be started without network: {self._problem}")
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
                 outcome.extend((True, fn(*args, **keywords)))
             except BaseException as problem:
                 outcome.extend((False, problem))
             finally:
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
                 done.release()
 
         with self._state:
@@ -92,6 +97,8 @@ class _Launcher:
             del value
 
     def _run(self) -> None:
+        # Signals are for the program's threads: one taken here would not interrupt what the main thread waits in.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             _seccomp.seal_thread()
         except OSError as problem:

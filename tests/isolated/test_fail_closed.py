@@ -49,6 +49,11 @@ def test_programs_that_are_started_have_no_network_by_default(order: str) -> Non
 
 
 @FILTER
+def test_programs_that_are_started_have_the_callers_signal_mask() -> None:
+    run("signal_mask.py", "plain")
+
+
+@FILTER
 @pytest.mark.parametrize("arguments", [(), ("strict",)], ids=["auto", "strict"])
 def test_python_programs_that_are_started_use_the_tunnel_where_asked(arguments: tuple[str, ...]) -> None:
     run("inherit.py", "plain", *arguments)
