@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-import _order  # noqa: F401 - patches
+import _order
 
 MASK = [
     sys.executable, "-S", "-c", "import signal; print(sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))))",
@@ -21,3 +21,4 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # as multiprocessing
 assert mask_of_child() == f"[{int(signal.SIGTERM)}]", mask_of_child()
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 assert mask_of_child() == "[]", mask_of_child()
+_order.done()
