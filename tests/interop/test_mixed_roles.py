@@ -168,6 +168,18 @@ def test_our_entry_gateway_and_our_mix_node_serve_together_with_real_nodes(mixed
 
 
 @on_real_nodes
+def test_real_nodes_come_back_to_our_mix_node_when_it_was_restarted(mixed: MixedNet) -> None:
+    with mixed.tunnel(mixed.use(OUR_MIX)) as client:
+        assert client.ask("keep")["right"]
+        mixed.ours[OUR_MIX].ask("restart", 30)
+        assert client.ask("use")["right"], "what was lost with the links has been sent again"
+        uses(client)
+    now = mixed.counters(OUR_MIX)
+    assert now["forwarded"] > 2 * MOST / 2000
+    assert (now["noise_links_in"], now["noise_links_out"]) == ((1, 1) if mixed.noise else (0, 0))
+
+
+@on_real_nodes
 def test_our_mix_node_treats_strange_links_as_a_real_one_does(mixed: MixedNet) -> None:
     kinds = ["plain", "silence", "wrong_key", "other_version", "other_pattern"]
     if mixed.noise:
