@@ -798,6 +798,14 @@ def test_cached_directory_is_good_for_one_key_rotation() -> None:
             decode_cache_untrusted(text.encode(), NOON + age)
 
 
+def test_country_is_what_the_operator_declares_and_is_kept_in_the_cache() -> None:
+    network = build_topology(REWARDED, LISTS, described=[described(5, location="CH"), described(6)])
+    places = {node.node_id: node.location for node in network}
+    assert (places[5], places[6]) == ("CH", None)
+    kept = dataclasses.replace(directory(), topology=network)
+    assert decode_cache_untrusted(encode_cache(kept, NOON), NOON) == kept
+
+
 def test_cached_directory_must_be_routable_and_of_our_format() -> None:
     lame = Directory(dataclasses.replace(topology(), rewarded_set=RewardedSet()), ROTATION)
     with pytest.raises(WireError, match="no routes"):
