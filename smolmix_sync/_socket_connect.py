@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import os
 import select
 import struct
 import sys
@@ -310,14 +309,16 @@ def _accept(self: Any) -> tuple[int, Any]:
         if flow.error:
             raise os_error(flow.take_error())
         raise os_error(errno.EINVAL if flow.stream else errno.EOPNOTSUPP)
-    record, ancillary, _, _ = CSocket.recvmsg(self, ACCEPT_RECORD.size, _socket.CMSG_SPACE(4))
+    # Close-on-exec from the beginning: another thread may be starting a program.
+    record, ancillary, _, _ = CSocket.recvmsg(
+        self, ACCEPT_RECORD.size, _socket.CMSG_SPACE(4), _socket.MSG_CMSG_CLOEXEC
+    )
     if not record:
         if flow.error:
             raise os_error(flow.take_error())
         raise os_error(errno.EINVAL)
     remote, local, cookie = ACCEPT_RECORD.unpack(record)
     fd = int(struct.unpack("i", ancillary[0][2][:4])[0])
-    os.set_inheritable(fd, False)
     accepted = by_cookie.get(cookie)
     if accepted is None:  # a process that inherited the listener: the reactor is elsewhere
         accepted = type(flow)(flow.family, SOCK_STREAM, flow.proto)

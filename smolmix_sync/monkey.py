@@ -19,15 +19,17 @@ import importlib
 import importlib.util
 import logging
 import os
+import signal
 import socket as _stdlib_socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
 
-from smolmix_sync import _audit, _children, _seccomp, _socket_policy, dns
+from smolmix_sync import _audit, _children, _seccomp, _socket_policy, _socket_share, dns
 from smolmix_sync._socket_core import METHODS, initialise
 from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
@@ -43,6 +45,9 @@ _LOG = logging.getLogger("smolmix_sync.monkey")
 Strict = Literal["auto"] | bool
 
 _MISSING: Any = object()
+
+#: Seconds for a device without settings of its own; the default of ``exit_flush``.
+_EXIT_FLUSH = 10.0
 
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "wss_proxy")
 
@@ -201,6 +206,7 @@ class Patch:
         if options["strict"] is True:
             _seccomp.seal()  # the last step: nothing takes it back
         _patch_children(changes, options)
+        _patch_sigterm(changes)
 
     def _revert(self) -> None:
         self._changes.undo()
@@ -235,6 +241,58 @@ def _patch_children(changes: _Changes, options: dict[str, Any]) -> None:
         changes.on_undo(_children.set_environment(variables))
     for owner, name, function in list(_children.replacements(variables)):
         changes.set(owner, name, function)
+
+
+def _patch_sigterm(changes: _Changes) -> None:
+    """Have SIGTERM, where the program leaves it alone, bring written data home before it ends the process.
+
+    The kernel would deliver what was written before a kill; a stack within the process dies with it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    signal.signal(signal.SIGTERM, _terminated)
+
+    def undo() -> None:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is _terminated
+        ):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    changes.on_undo(undo)
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Flush, then end as if nobody had handled the signal; a second SIGTERM does not wait."""
+    signal.signal(number, signal.SIG_DFL)
+    try:
+        flush_all()
+    finally:
+        os.kill(os.getpid(), number)
+
+
+def flush_all() -> None:
+    """Wait until the data of closed sockets is acknowledged, at most ``exit_flush`` seconds for each tunnel.
+
+    Holds the thread, as at the process' end: the reactor has one of its own.
+    """
+    known: dict[Any, float] = {}
+    tunnels = sys.modules.get("smolmix_sync.tunnel")
+    for tunnel in list(tunnels._tunnels) if tunnels is not None else ():
+        known[tunnel.device] = tunnel.config.exit_flush
+    port = provider.peek()
+    if port is not None:
+        known.setdefault(port.device, _EXIT_FLUSH)
+    for device, limit in known.items():
+        flush = getattr(device, "flush", None)
+        if flush is None:  # a daemon's: the data is with it already
+            continue
+        try:
+            flush(limit)
+        except OSError as problem:
+            _LOG.debug("flush: %s", problem)
 
 
 def _gevent_replaced(name: str) -> bool:
@@ -288,44 +346,14 @@ def _patch_gevent(changes: _Changes, *, names: bool) -> None:
 # --- sockets between processes ----------------------------------------------------------------
 
 
-def _rebuild_socket(handle: Any, family: int, type: int, proto: int, known: tuple[Any, ...] | None) -> Any:
-    """Build a socket from what :func:`_patch_reducers` sent: the receiver may never have seen its flow."""
-    from smolmix_sync.reactor import flow as flows
-
-    fd = handle.detach()
-    if known is not None:
-        cookie, laddr, raddr = known
-        if cookie not in flows.by_cookie:
-            flow = flows.Flow(family, type, proto)
-            flow.cookie, flow.laddr, flow.raddr = cookie, laddr, raddr
-            flow.state = flows.FlowState.ESTABLISHED if type == flows.SOCK_STREAM else flows.FlowState.NEW
-            flow.fd = fd
-            flows.by_cookie[cookie] = flow
-            flows.by_fd[fd] = flow
-    return _stdlib_socket.socket(family, type, proto, fileno=fd)
-
-
 def _patch_reducers(changes: _Changes) -> None:
-    """Have multiprocessing (and Celery's billiard) send the names of a socket along with its descriptor."""
-    for module_name in ("multiprocessing.reduction", "billiard.reduction"):
-        module = sys.modules.get(module_name)
-        pickler = getattr(module, "ForkingPickler", None)
-        if module is None or pickler is None:
-            continue
-
-        def reduce_socket(sock: Any, module: Any = module) -> Any:
-            from smolmix_sync.reactor import flow as flows
-
-            flow = flows.find(sock)
-            known = None
-            if flow is not None and flow.state is flows.FlowState.ESTABLISHED:
-                known = (flow.cookie, flow.laddr, flow.raddr)
-            return _rebuild_socket, (module.DupFd(sock.fileno()), sock.family, sock.type, sock.proto, known)
-
-        reducers = pickler._extra_reducers
+    """Have multiprocessing (and Celery's billiard) send what is known of a socket along with its descriptor."""
+    importlib.import_module("multiprocessing.reduction")  # or a later import would not be seen
+    for module in _socket_share.modules():
+        reducers = module.ForkingPickler._extra_reducers
         cls = original("socket", "socket")
         before = reducers.get(cls, _MISSING)
-        reducers[cls] = reduce_socket
+        reducers[cls] = _socket_share.reducer(module)
         if before is _MISSING:
             changes.on_undo(lambda r=reducers, c=cls: r.pop(c, None))  # type: ignore[misc]
         else:

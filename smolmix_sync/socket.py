@@ -16,6 +16,7 @@ import socket as _stdlib
 from typing import TYPE_CHECKING, Any
 
 from smolmix_sync._socket_core import METHODS, initialise
+from smolmix_sync._socket_share import register
 from smolmix_sync.dns import (
     getaddrinfo,
     getfqdn,
@@ -94,6 +95,7 @@ for _name, _function in METHODS.items():
     setattr(MixSocket, _name, _function)
 del _name, _function
 
+register(MixSocket)
 socket = SocketType = MixSocket
 
 

@@ -92,7 +92,7 @@ SUITES = (
     *(
         Suite(
             f"gevent.tests.test__{name}",
-            packets=name not in ("greenness", "refcount", "selectors", "socketpair"),
+            packets=name not in QUIET,
         )
         for name in (
             "backdoor",

@@ -56,5 +56,31 @@ def test_the_end_of_the_process_delivers_what_was_written(order: str) -> None:
     run("exits.py", order)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ORDERS)
+def test_control_c_ends_every_call_that_waits(order: str) -> None:
+    run("interrupted.py", order)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patched", ["patched", "plain"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_sockets_travel_to_other_processes(patched: str, method: str) -> None:
+    run("sharing.py", "plain", patched, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "code"), [("SIGTERM", -15), ("exit", 3)])
+@pytest.mark.parametrize("order", ["plain", "gevent-first", "smolmix-first"])
+def test_written_data_arrives_however_the_process_ends(way: str, code: int, order: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAMS / "terminated.py"), way],
+        env={**environment, "ORDER": order}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    assert "ALL ARRIVED" in done.stdout, done.stderr
+
+
 def test_importing_the_package_loads_and_starts_nothing() -> None:
     run("imports.py")

@@ -10,9 +10,13 @@ import _order
 
 _order.PATCH.__exit__(None, None, None)  # start again from nothing
 
+import _posixsubprocess
 import _socket
 import multiprocessing.reduction
+import posix
+import signal
 import socket
+import subprocess
 import sys
 import warnings
 from typing import Any
@@ -22,6 +26,7 @@ import gevent.hub
 
 import smolmix_sync
 from smolmix_sync import monkey
+from smolmix_sync.reactor import isolation
 
 std = smolmix_sync.get_original("socket", "socket").__mro__[1]
 wref = sys.modules["gevent._socket3"]._wrefsocket
@@ -31,7 +36,9 @@ reducers = multiprocessing.reduction.ForkingPickler._extra_reducers
 def snapshot() -> list[Any]:
     return [
         dict(vars(std)), dict(vars(wref)), dict(vars(_socket)), dict(vars(socket)), dict(reducers),
-        list(gevent.events.subscribers), gevent.config.resolver,
+        list(gevent.events.subscribers), gevent.config.resolver, dict(vars(os)), dict(vars(posix)),
+        dict(vars(subprocess)), dict(vars(_posixsubprocess)), dict(os.environ), signal.getsignal(signal.SIGTERM),
+        isolation.current_key(),
     ]  # fmt: skip
 
 
@@ -87,7 +94,8 @@ with smolmix_sync.patch_all(direct=()):
 assert not smolmix_sync.is_patched()
 
 # what is refused leaves nothing behind
-for wrong in ({"listen": "x"}, {"direct": ("name",)}, {"strict": "maybe"}, {"isolate": "key"}):
+for wrong in ({"listen": "x"}, {"direct": ("name",)}, {"strict": "maybe"}, {"isolate": 3}, {"children": "x"},
+              {"loopback": "x"}):  # fmt: skip
     try:
         smolmix_sync.patch_all(**wrong)  # type: ignore[arg-type]
     except ValueError:
@@ -96,6 +104,16 @@ for wrong in ({"listen": "x"}, {"direct": ("name",)}, {"strict": "maybe"}, {"iso
         raise AssertionError(f"{wrong} was accepted")
 assert not smolmix_sync.is_patched()
 assert [dict(vars(std)), dict(vars(_socket))] == [before[0], before[2]]
+
+# isolation: one key for everything, or a function
+with smolmix_sync.patch_all(isolate="everything"):
+    assert isolation.current_key() == "everything"
+    with smolmix_sync.isolate("this"):
+        assert isolation.current_key() == "this"
+keys = iter(("first", "second"))
+with smolmix_sync.patch_all(isolate=lambda: next(keys)):
+    assert [isolation.current_key() for _ in range(2)] == ["first", "second"]
+assert isolation.current_key() == ""
 
 os.environ["HTTPS_PROXY"] = "http://127.0.0.1:8080"
 with warnings.catch_warnings(record=True) as caught:
