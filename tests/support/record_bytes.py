@@ -184,6 +184,7 @@ def shape(kind: str, told: Json) -> tuple[object, ...]:
         frame.get("msg_type"),
         payload["length"] if isinstance(payload, dict) else payload and len(payload),
         told.get("size"),
+        told["hops"][0]["version"] if told.get("hops") else None,
         told.get("state"),
         bool(told.get("surbs")),
         bool(told.get("ack")),
