@@ -34,6 +34,25 @@ def test_names_over_https_cross_no_port_53(net: LocalNet) -> None:
             assert sock.recv(7) == b"by name"
 
 
+def test_connection_is_kept_for_the_next_name_and_made_again_when_it_is_gone(net: LocalNet) -> None:
+    settings = {**net.client_settings(), "dns_transport": "https"}
+    with Tunnel(**settings) as tunnel:
+        tunnel.device.ipv6 = False
+
+        def connections() -> int:
+            return sum(thing.__class__.__name__ == "Conn" for thing in tunnel.device._owners)
+
+        assert tunnel.resolve("www.localnet", socket.AF_INET)
+        assert connections() == 1
+        [first] = [thing for thing in tunnel.device._owners if thing.__class__.__name__ == "Conn"]
+        for name in ("echo.localnet", "mail.localnet"):
+            assert tunnel.resolve(name, socket.AF_INET)
+            assert list(tunnel.device._owners) == [first]
+        net.node("services").restart()
+        assert tunnel.resolve("dns.localnet", socket.AF_INET, 30.0) == ["198.51.100.53"]
+        assert first not in tunnel.device._owners
+
+
 def test_server_whose_certificate_does_not_fit_is_passed_over(net: LocalNet) -> None:
     # 198.51.100.43 shows a certificate of somebody else; the fallback is good.
     settings = {**net.client_settings(), "dns_transport": "https", "primary_dns": "198.51.100.43"}

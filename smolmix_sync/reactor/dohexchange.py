@@ -1,4 +1,4 @@
-"""One DNS question over HTTPS, sans-IO: ciphertext in and out, the answer's octets at the end.
+"""DNS questions over HTTPS, sans-IO: ciphertext in and out, an answer's octets at the end of each.
 
 The server is an IP literal, and its certificate must name that address: no name is needed to find the names' server.
 
@@ -22,21 +22,23 @@ _READ = 16384
 
 
 class DohExchange:
-    """A TLS session with one POST in it.
+    """A TLS session with one POST after the other in it.
 
     Args:
         context: a C-level TLS context that verifies.
         server: the address asked, the name in the certificate and in the Host field.
-        query: the DNS message.
+        query: the first DNS message.
 
     Attributes:
         answer: the response's content once it is complete.
         failed: why there will be none.
+        answered: how many questions were answered before this one.
     """
 
     def __init__(self, context: Any, server: str, query: bytes) -> None:
         self.answer: bytes | None = None
         self.failed = ""
+        self.answered = 0
         self._incoming = _ssl.MemoryBIO()
         self._outgoing = _ssl.MemoryBIO()
         self._tls = context._wrap_bio(self._incoming, self._outgoing, False, server_hostname=server)
@@ -51,6 +53,26 @@ class DohExchange:
     def done(self) -> bool:
         """Whether there is nothing more to do."""
         return self.answer is not None or bool(self.failed)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another question may follow: the answer is there, and the server keeps the connection."""
+        return (
+            self.answer is not None
+            and self._http.our_state is h11.DONE
+            and self._http.their_state is h11.DONE
+            and not self._http.trailing_data[0]
+        )
+
+    def ask(self, query: bytes) -> None:
+        """Ask the next question of a session that is :attr:`reusable`."""
+        assert self.reusable
+        self._http.start_next_cycle()
+        self.answer = None
+        self.answered += 1
+        self._query = query
+        self._body.clear()
+        self._ask()
 
     def data_to_send(self) -> bytes:
         """Return the octets for the server."""
@@ -86,7 +108,7 @@ class DohExchange:
     def _ask(self) -> None:
         headers = [
             ("Host", self._host), ("Accept", _TYPE), ("Content-Type", _TYPE),
-            ("Content-Length", str(len(self._query))), ("Connection", "close"),
+            ("Content-Length", str(len(self._query))),
         ]  # fmt: skip
         for event in (
             h11.Request(method="POST", target="/dns-query", headers=headers),

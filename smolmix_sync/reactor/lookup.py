@@ -46,6 +46,10 @@ _DNS_PORT = 53
 # Ours: questions on their way at once; more than this is a runaway program.
 _MAX_QUESTIONS = 512
 
+# Ours: connections over HTTPS kept for each server, and seconds for which one is kept unused.
+_MAX_IDLE = 4
+_IDLE = 30.0
+
 #: Networks whose addresses have no public names. Source: RFC 1918, RFC 6598, RFC 3927, RFC 4193, RFC 4291.
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
@@ -69,6 +73,7 @@ class Resolver:
         self._running: dict[tuple[str, int], _Running] = {}
         #: Made by the first lookup over HTTPS.
         self.tls: Any = None
+        self._idle: dict[str, list[_Idle]] = {}
 
     # --- any thread ---
 
@@ -189,6 +194,19 @@ class Resolver:
                 if not running.waiters:
                     running.finish()
 
+    def keep(self, server: str, conn: Conn, exchange: DohExchange) -> bool:
+        """Keep a connection over HTTPS for the next question; False if there are enough."""
+        kept = self._idle.setdefault(server, [])
+        if len(kept) >= _MAX_IDLE:
+            return False
+        kept.append(_Idle(self._device, kept, conn, exchange))
+        return True
+
+    def kept(self, server: str) -> tuple[Conn, DohExchange] | None:
+        """Return a connection to *server* on which nothing is asked."""
+        kept = self._idle.get(server)
+        return kept[-1].take() if kept else None
+
     def finished(self, running: _Running, answer: Answer | None) -> None:
         """A question came to its end."""
         key = (running.name, running.rdtype)
@@ -226,6 +244,31 @@ class _Waiter:
             self._lock.release()
 
 
+class _Idle:
+    """A connection over HTTPS that waits for the next question; anything that happens to it is its end."""
+
+    def __init__(self, device: Device, kept: list[_Idle], conn: Conn, exchange: DohExchange) -> None:
+        self._device = device
+        self._kept = kept
+        self._line = conn, exchange
+        self._timer = device.loop.call_later(_IDLE, self._close)
+        device.own(conn, self)
+
+    def take(self) -> tuple[Conn, DohExchange]:
+        self._timer.cancel()
+        self._kept.remove(self)
+        return self._line
+
+    def on_event(self, mask: int) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        conn, _ = self.take()
+        self._device.disown(conn)
+        conn.abort()
+        self._device.kick()
+
+
 class _Running:
     """A question, its socket and its connection; the owner of both in the device."""
 
@@ -240,6 +283,7 @@ class _Running:
         self._udps: dict[Udp, int] = {}
         self._conn: Conn | None = None
         self._https: DohExchange | None = None
+        self._asked: Transmit | None = None
         self._query = b""
         self._buffer = bytearray()
         self._timer: Timer | None = None
@@ -297,6 +341,10 @@ class _Running:
             if not question.done:
                 question.path_failed(now, f"{question.server}: not the answer to the question")
         elif exchange.failed or conn.error or mask & (ERROR | CLOSED):
+            if exchange.answered and self._asked is not None:
+                # The server had closed a kept connection, as it may: that says nothing about the server.
+                self._connect_https(self._asked, None)
+                return
             reason = exchange.failed or (os.strerror(conn.error) if conn.error else "connection closed")
             question.path_failed(now, f"{question.server}: {reason}")
 
@@ -351,14 +399,14 @@ class _Running:
 
     def _transmit(self, one: Transmit) -> None:
         stack = self._device.require_stack()
+        if one.https:
+            self._connect_https(one, self._resolver.kept(one.server))
+            return
         if one.tcp:
             self._close_sockets()
-            if one.https:
-                self._https = DohExchange(self._resolver.tls, one.server, one.payload)
             self._query = len(one.payload).to_bytes(2, "big") + one.payload
             self._buffer.clear()
-            port = DOH_PORT if one.https else _DNS_PORT
-            self._conn = stack.connect(one.server, port, self._device.loop.now())
+            self._conn = stack.connect(one.server, _DNS_PORT, self._device.loop.now())
             self._device.own(self._conn, self)
             return
         if self._conn is not None or any(udp.remote != (one.server, _DNS_PORT) for udp in self._udps):
@@ -369,16 +417,34 @@ class _Running:
         self._device.own(udp, self)
         udp.send(one.payload)
 
+    def _connect_https(self, one: Transmit, line: tuple[Conn, DohExchange] | None) -> None:
+        self._close_sockets()
+        self._asked = one
+        if line is None:
+            self._https = DohExchange(self._resolver.tls, one.server, one.payload)
+            self._conn = self._device.require_stack().connect(one.server, DOH_PORT, self._device.loop.now())
+        else:
+            self._conn, self._https = line
+            self._https.ask(one.payload)
+            self._conn.send(self._https.data_to_send())
+        self._device.own(self._conn, self)
+        self._device.kick()
+
     def _close_sockets(self) -> None:
         udps, self._udps = self._udps, {}
         for udp in udps:
             self._device.disown(udp)
             udp.close()
-        self._https = None
+        exchange, self._https = self._https, None
         conn, self._conn = self._conn, None
-        if conn is not None:
-            self._device.disown(conn)
-            conn.abort()
+        if conn is None:
+            return
+        self._device.disown(conn)
+        if exchange is not None and exchange.reusable and not conn.error and not conn.eof():
+            assert self._asked is not None
+            if self._resolver.keep(self._asked.server, conn, exchange):
+                return
+        conn.abort()
 
     def finish(self, answer: Answer | None = None, reason: str = "") -> None:
         """Tell everybody who waits, and clean up."""

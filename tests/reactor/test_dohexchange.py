@@ -75,6 +75,27 @@ def test_question_is_posted_and_the_answer_comes_back(context: object, piece: in
     assert body == QUERY
 
 
+def test_next_question_goes_over_the_same_session(context: object) -> None:
+    server = Server("1.1.1.1", answer=response(b"an answer"))
+    exchange = run(context, server)
+    assert exchange.reusable
+    for number in (1, 2):
+        server.request = b""
+        exchange.ask(QUERY)
+        assert (exchange.answer, exchange.answered, exchange.reusable) == (None, number, False)
+        exchange.receive_data(server.take(exchange.data_to_send()))
+        assert exchange.answer == b"an answer"
+        assert server.request.startswith(b"POST /dns-query")
+
+
+def test_server_that_closes_or_says_more_is_not_asked_again(context: object) -> None:
+    closing = response(b"x").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    for answer in (closing, response(b"x") + b"more"):
+        exchange = run(context, Server("1.1.1.1", answer=answer))
+        assert exchange.answer == b"x"
+        assert not exchange.reusable
+
+
 def test_server_of_ipv6_is_named_in_brackets(context: object) -> None:
     server = Server("2606:4700:4700::1111", answer=response(b"x"))
     assert run(context, server, "2606:4700:4700::1111").answer == b"x"
