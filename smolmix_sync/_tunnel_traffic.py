@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from smolmix_sync.config import TunnelConfig
     from smolmix_sync.reactor.device import Device
     from smolmix_sync.reactor.loop import ReactorLoop
-    from smolmix_sync.reactor.session import TunnelSession
     from smolmix_sync.reactor.signals import Signal
     from smolmix_sync.reactor.tap import PcapCapture, PcapWriter
     from smolmix_sync.socket import MixSocket
@@ -61,19 +60,11 @@ class TunnelTraffic:
     _loop: ReactorLoop
     _changed: Signal
     _captures: list[PcapWriter]
-    _session: TunnelSession
 
     @property
     def device(self) -> Device:
         """The network device its sockets are bound to."""
         raise NotImplementedError
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """How many nodes each of the three mix layers has; empty while there is no topology."""
-        mix = self._session.mix
-        topology = mix.core.topology if mix is not None and mix.core is not None else None
-        return () if topology is None else tuple(len(topology.layer(number)) for number in (1, 2, 3))
 
     def wait_ready(self, timeout: float | None = None, *, fail_fast: bool = False) -> None:
         """Block until READY."""

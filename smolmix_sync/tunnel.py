@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from smolmix_sync._tunnel_builder import TunnelBuilder
+from smolmix_sync._tunnel_facts import TunnelFacts
 from smolmix_sync._tunnel_traffic import TunnelTraffic, parse_address
-from smolmix_sync.address import Recipient, base58_encode
+from smolmix_sync.address import Recipient
 from smolmix_sync.config import TunnelConfig
 from smolmix_sync.errors import SmolmixError, TunnelClosed, TunnelFailed, TunnelNotReady
 from smolmix_sync.reactor import _originals, provider
@@ -59,7 +60,7 @@ _LOG = logging.getLogger("smolmix_sync.tunnel")
 _T = TypeVar("_T")
 
 
-class Tunnel(TunnelTraffic):
+class Tunnel(TunnelFacts, TunnelTraffic):
     """A tunnel through the mixnet to one exit; a context manager that shuts it down.
 
     Every method may be called from any thread and from gevent greenlets. In a forked child every use
@@ -297,59 +298,6 @@ class Tunnel(TunnelTraffic):
         self._loop.defer(_LOG.info, "%s: %s", progress.stage, progress.detail)
         for callback in self._progress_callbacks:
             self._loop.defer(callback, progress)
-
-    def stats(self) -> TunnelStats:
-        """Return the counters."""
-        return self._call(self._session.stats)
-
-    @property
-    def allocated_ips(self) -> IpPair:
-        """The addresses the exit gave us.
-
-        Raises:
-            TunnelNotReady: there are none now.
-        """
-        return self._known(self._session.ips)
-
-    @property
-    def nym_address(self) -> Recipient:
-        """Our own address in the mixnet.
-
-        Raises:
-            TunnelNotReady: there is none yet.
-        """
-        mix = self._session.mix
-        core = mix.core if mix is not None else None
-        return self._known(core.address if core is not None else None)
-
-    @property
-    def exit(self) -> Recipient:
-        """The address of the exit in use (or used last).
-
-        Raises:
-            TunnelNotReady: there is none yet.
-        """
-        return self._known(self._session.exit)
-
-    @property
-    def gateway(self) -> str:
-        """The identity key of the entry gateway, base58.
-
-        Raises:
-            TunnelNotReady: there is none yet.
-        """
-        return base58_encode(self.nym_address.gateway)
-
-    @property
-    def mtu(self) -> int:
-        """The largest IP packet the exit takes."""
-        return self._session.mtu
-
-    def _known(self, value: _T | None) -> _T:
-        self._check_process()
-        if value is None:
-            raise TunnelNotReady(f"the tunnel is {self.state.value}: {self.reason}")
-        return value
 
     # --- life ---
 
