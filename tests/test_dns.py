@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import socket as stdlib
 import threading
 import time
@@ -327,3 +329,48 @@ def test_sockets_connect_by_name() -> None:
             assert sock.getpeername() == (V4, port)
         with MixSocket() as sock, pytest.raises(stdlib.gaierror):
             sock.connect_ex(("missing.example.org", port))
+
+
+@pytest.mark.parametrize(
+    ("address", "flags"),
+    [
+        (("127.0.0.1", 80), stdlib.NI_NUMERICHOST), (("127.0.0.1", 80), stdlib.NI_NUMERICSERV | stdlib.NI_NUMERICHOST),
+        (("203.0.113.5", 53), stdlib.NI_NUMERICHOST | stdlib.NI_DGRAM), (("::1", 443), stdlib.NI_NUMERICHOST),
+        (("::1", 443, 0, 0), stdlib.NI_NUMERICHOST), (("2001:db8::1", 22, 5, 0), stdlib.NI_NUMERICHOST),
+    ],
+)  # fmt: skip
+def test_getnameinfo_of_numbers_is_the_stdlibs(address: Any, flags: int, server: NameServer) -> None:
+    assert mix_dns.getnameinfo(address, flags) == stdlib.getnameinfo(address, flags)
+    assert not server.asked
+
+
+def test_services_and_protocols_are_the_machines() -> None:
+    from smolmix_sync import socket as mixed
+
+    assert mixed.getservbyname("https", "tcp") == 443
+    assert mixed.getservbyport(53, "udp") == "domain"
+    assert mixed.getprotobyname("udp") == stdlib.IPPROTO_UDP
+
+
+@pytest.mark.parametrize(
+    "flags", [0, stdlib.AI_ADDRCONFIG, stdlib.AI_PASSIVE, stdlib.AI_NUMERICSERV, stdlib.AI_CANONNAME]
+)
+def test_flags_do_not_change_the_addresses_of_a_name(flags: int) -> None:
+    found = mix_dns.getaddrinfo("www.example.com", "443", stdlib.AF_INET, stdlib.SOCK_STREAM, 0, flags)
+    assert [entry[4] for entry in found] == [("203.0.113.5", 443), ("203.0.113.6", 443)]
+
+
+def test_a_name_in_hosts_is_answered_without_a_question_and_goes_nowhere_else(server: NameServer) -> None:
+    resolver = provider.current().device.resolver
+    config = resolver.config
+    resolver.config = dataclasses.replace(
+        config, hosts={"intranet.example": ["10.1.2.3"], "none.example": []}
+    )
+    try:
+        assert mix_dns.gethostbyname("intranet.example") == "10.1.2.3"
+        with MixSocket() as sock:
+            assert sock.connect_ex(("intranet.example", 80)) == errno.EACCES
+        assert failure_of(lambda: mix_dns.gethostbyname("none.example")) == stdlib.EAI_NONAME
+    finally:
+        resolver.config = config
+    assert not server.asked

@@ -30,6 +30,7 @@ __all__ = [
     "Transmit",
     "decode_untrusted",
     "in_order",
+    "system_hosts",
 ]
 
 # From the specifications: RFC 1035 section 3.2.2, RFC 3596.
@@ -124,6 +125,37 @@ def fixed_addresses(
     if "." not in name or name.endswith(_NEVER_ASKED) or len(name) > 253:
         return []
     return None
+
+
+def system_hosts(path: str = "/etc/hosts") -> dict[str, list[str]]:
+    """Return the entries of the machine's hosts file, for ``ResolverConfig.hosts``.
+
+    An entry must be no reason to leave the tunnel: a name that the file gives a loopback address, or none (as lists of
+    blocked names do), does not exist here. This machine's own names are not taken from the file.
+
+    Source: hosts(5).
+    """
+    found: dict[str, list[str]] = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        address, *names = line.partition("#")[0].split() or [""]
+        try:
+            ip = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            continue
+        usable = not (ip.is_loopback or ip.is_unspecified or ip.is_link_local or ip.is_multicast)
+        for name in names:
+            text = name.lower().rstrip(".")
+            if text in _LOCAL_NAMES or text.endswith(".localhost") or text == gethostname().lower():
+                continue
+            addresses = found.setdefault(text, [])
+            if usable and str(ip) not in addresses:
+                addresses.append(str(ip))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

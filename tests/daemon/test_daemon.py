@@ -127,7 +127,8 @@ def test_nonblocking_connect_tells_by_readiness(tunnel: AttachedTunnel) -> None:
         assert sock.connect_ex((V4, 7)) == errno.EALREADY
         assert select.select([], [sock], [], 5)[1]
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
-        assert sock.connect_ex((V4, 7)) == errno.EISCONN
+        # As the kernel: the call after a connect that did not block is told that it succeeded.
+        assert [sock.connect_ex((V4, 7)) for _ in range(2)] == [0, errno.EISCONN]
     with MixSocket(tunnel=tunnel) as sock:
         sock.setblocking(False)
         assert sock.connect_ex((V4, 1)) == errno.EINPROGRESS

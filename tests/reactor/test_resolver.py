@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from socket import AF_INET, gethostname
+
 import dns.flags
 import dns.message
 import dns.rcode
@@ -26,6 +29,7 @@ from smolmix_sync.reactor.resolver import (
     decode_untrusted,
     fixed_addresses,
     in_order,
+    system_hosts,
 )
 
 CONFIG = ResolverConfig(primary="192.0.2.1", fallback="192.0.2.2", timeout=30.0)
@@ -348,3 +352,24 @@ def test_names_are_normalised() -> None:
     assert ascii_name("WWW.Bücher.Example.") == "www.xn--bcher-kva.example"
     with pytest.raises(NameResolutionError):
         ascii_name("ü" * 100)
+
+
+def test_hosts_file_gives_names_and_no_way_out(tmp_path: Path) -> None:
+    file = tmp_path / "hosts"
+    file.write_text(
+        "127.0.0.1 localhost printer.example\n::1 localhost ip6-localhost\n0.0.0.0 tracker.example # blocked\n"
+        "203.0.113.7\tServer.Example. server\n2001:db8::7 server.example\n203.0.113.7 server.example\n"
+        "fe80::1%eth0 neighbour.example\nnot-an-address name.example\n# 1.2.3.4 comment.example\n\n"
+        "10.0.0.5 intranet.example\n"
+        f"192.0.2.200 {gethostname()}\n"
+    )  # fmt: skip
+    found = system_hosts(str(file))
+    assert found == {
+        "printer.example": [], "tracker.example": [], "neighbour.example": [],
+        "server.example": ["203.0.113.7", "2001:db8::7"], "server": ["203.0.113.7"], "intranet.example": ["10.0.0.5"],
+    }  # fmt: skip
+    assert fixed_addresses("server.example", 0, found) == ["203.0.113.7", "2001:db8::7"]
+    assert fixed_addresses("server", int(AF_INET), found) == ["203.0.113.7"]
+    assert fixed_addresses("printer.example", 0, found) == [], "it does not exist, rather than being loopback"
+    assert fixed_addresses("localhost", int(AF_INET), found) == ["127.0.0.1"]
+    assert system_hosts(str(tmp_path / "missing")) == {}
