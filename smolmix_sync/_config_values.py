@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from smolmix_sync.nodeversion import IPR_V10_RELEASE, at_least, ipr_version_for
+
 __all__ = [
-    "ipr_version_for_node",
     "read_between",
     "read_boolean",
     "read_ipr_version",
@@ -27,23 +28,6 @@ __all__ = [
     "read_text",
     "read_urls",
 ]
-
-
-def ipr_version_for_node(build_version: str | None) -> int:
-    """Return the IPR protocol version to speak to a node of *build_version*.
-
-    Args:
-        build_version: the node's semantic version, or None if the directory does not tell.
-
-    Returns:
-        10 from 1.37.0 on, else 9 (also for an unknown or unreadable version).
-
-    Source: design.md decision 7; spec/ipr.md section 9.
-    """
-    match = re.match(r"\s*v?(\d+)\.(\d+)\.(\d+)", build_version or "")
-    if match is None:
-        return 9
-    return 10 if tuple(int(part) for part in match.groups()) >= (1, 37, 0) else 9
 
 
 def read_text(value: object) -> str:
@@ -158,6 +142,6 @@ def read_ipr_version(value: object) -> int:
     text = str(value).strip()
     if text in ("8", "9", "10"):
         return int(text)
-    if re.match(r"v?\d+\.\d+\.\d+", text):
-        return ipr_version_for_node(text)
+    if at_least(text, IPR_V10_RELEASE) is not None:
+        return ipr_version_for(text)
     raise ValueError("expected 8, 9, 10 or a node version such as 1.37.0")

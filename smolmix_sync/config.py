@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from smolmix_sync._config_values import (
-    ipr_version_for_node,
     read_between,
     read_boolean,
     read_ipr_version,
@@ -42,7 +41,6 @@ __all__ = [
     "Setting",
     "TrafficProfile",
     "TunnelConfig",
-    "ipr_version_for_node",
     "process_overrides",
     "set_process_overrides",
     "settings",
@@ -288,6 +286,12 @@ class TunnelConfig:
     )
     dns_timeout: float = _setting(
         30.0, "Seconds for one attempt at one resolver.", read_seconds, wasm_ms="dnsTimeoutMs"
+    )
+    hosts: str = _setting(
+        "loopback",
+        "Names answered from /etc/hosts: loopback (this machine's own only) or system (its other entries, too; "
+        "where a connection may go does not depend on it).",
+        read_one_of("loopback", "system"),
     )
 
     # Time.

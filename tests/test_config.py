@@ -14,7 +14,6 @@ from smolmix_sync.config import (
     PROFILES,
     ConfigError,
     TunnelConfig,
-    ipr_version_for_node,
     process_overrides,
     set_process_overrides,
     settings,
@@ -185,14 +184,6 @@ def test_every_setting_is_documented_and_has_a_variable() -> None:
     for item in listed:
         assert item.doc.endswith("."), item.name
         assert item.environment[0] == f"SMOLMIX_{item.name.upper()}"
-
-
-@pytest.mark.parametrize(
-    ("version", "spoken"),
-    [("1.37.0", 10), ("1.36.9", 9), ("2.0.0", 10), (None, 9), ("what", 9), ("v1.40.1", 10)],
-)
-def test_node_version_decides_the_ipr_version(version: str | None, spoken: int) -> None:
-    assert ipr_version_for_node(version) == spoken
 
 
 @given(

@@ -14,7 +14,7 @@ from smolmix_sync.ipr.client import IprClient, IprClientConfig, IprClientStats, 
 from smolmix_sync.ipr.policy import ExitPolicy
 from smolmix_sync.ipr.router import IpPacketRouter, RouterConfig, RouterStats
 from smolmix_sync.ipr.values import IpPair
-from smolmix_sync.ipr.version import CLIENT_MTU_FALLBACK, best_supported_version, choose_version
+from smolmix_sync.ipr.version import CLIENT_MTU_FALLBACK
 
 __all__ = [
     "CLIENT_MTU_FALLBACK",
@@ -27,6 +27,4 @@ __all__ = [
     "IprState",
     "RouterConfig",
     "RouterStats",
-    "best_supported_version",
-    "choose_version",
 ]

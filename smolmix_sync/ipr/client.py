@@ -182,7 +182,7 @@ class IprClient:
     counted in ``stats`` and dropped, because anyone who knows our address can send us messages.
 
     Args:
-        version: 8 (bare), 9 or 10 (in LP frames); :func:`~smolmix_sync.ipr.version.choose_version`.
+        version: 8 (bare), 9 or 10 (in LP frames); :func:`smolmix_sync.nodeversion.ipr_version_for`.
         stream_id: the LP stream; random if None.
         urandom: source of random octets.
         config: times and bounds.

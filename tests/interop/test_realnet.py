@@ -17,7 +17,7 @@ import pytest
 from interop import realnet
 from interop.realnet import API, NAME, VERSION, RealNet
 
-from smolmix_sync.config import ipr_version_for_node
+from smolmix_sync.nodeversion import ipr_version_for
 
 _MISSING = realnet.missing()
 pytestmark = [
@@ -94,7 +94,7 @@ def client(real: RealNet) -> Iterator[Client]:
 
 
 def test_our_client_registers_and_is_ready_within_five_seconds(client: Client) -> None:
-    if ipr_version_for_node(VERSION) == 9:
+    if ipr_version_for(VERSION) == 9:
         assert client.setup["seconds"] < 5
     else:  # REALNET_NODE_VERSION: the directory promises more than the exit speaks
         assert 14 < client.setup["seconds"] < 35

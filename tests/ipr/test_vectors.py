@@ -16,7 +16,7 @@ from smolmix_sync.ipr.codec import BundleEncoder, bundle, split_bundle, unbundle
 from smolmix_sync.ipr.lp import LpFrame, LpKind, StreamFrame, StreamMessageType
 from smolmix_sync.ipr.signing import sign, verify
 from smolmix_sync.ipr.values import IpPair, Timestamp
-from smolmix_sync.ipr.version import best_supported_version
+from smolmix_sync.nodeversion import best_ipr_version
 
 Case = dict[str, Any]
 
@@ -350,7 +350,7 @@ def check_v10_frame(case: Case) -> None:
 
 
 def check_version(case: Case) -> None:
-    assert best_supported_version(case["node_version"]) == case["best"]
+    assert best_ipr_version(case["node_version"]) == case["best"]
 
 
 def test_v10_vectors_are_encoded_and_decoded() -> None:

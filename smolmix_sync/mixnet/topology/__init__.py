@@ -50,7 +50,6 @@ from smolmix_sync.mixnet.topology.skimmed import (
 )
 from smolmix_sync.mixnet.topology.timestamps import Timestamp
 from smolmix_sync.mixnet.topology.topology import RewardedSet, Topology
-from smolmix_sync.mixnet.topology.versions import ipr_version_for
 
 __all__ = [
     "BuildInformation",
@@ -99,7 +98,6 @@ __all__ = [
     "entry_candidates",
     "entry_urls",
     "explicit_exit",
-    "ipr_version_for",
     "latency_probe_url",
     "with_described",
 ]

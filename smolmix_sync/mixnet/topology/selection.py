@@ -14,7 +14,7 @@ from smolmix_sync.errors import NoExit, TopologyError
 from smolmix_sync.mixnet.topology.chance import choose, weighted_order
 from smolmix_sync.mixnet.topology.node import Node
 from smolmix_sync.mixnet.topology.topology import Topology
-from smolmix_sync.mixnet.topology.versions import IPR_V9_RELEASE, at_least, ipr_version_for
+from smolmix_sync.nodeversion import IPR_V9_RELEASE, at_least, ipr_version_for
 
 __all__ = [
     "MINIMUM_PERFORMANCE",

@@ -62,12 +62,10 @@ from smolmix_sync.mixnet.topology import (
     entry_candidates,
     entry_urls,
     explicit_exit,
-    ipr_version_for,
     latency_probe_url,
 )
 from smolmix_sync.mixnet.topology.chance import uniform, weighted_order
 from smolmix_sync.mixnet.topology.fields import socket_address_untrusted
-from smolmix_sync.mixnet.topology.versions import at_least
 
 NOON = 1_763_726_400.0
 
@@ -327,30 +325,6 @@ def test_explicit_exit_gets_the_version_of_its_gateway() -> None:
     assert explicit_exit(recipient(7), topology()).ipr_version == 9
     with pytest.raises(NoExit):
         explicit_exit(recipient(50), topology())
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [
-        ("1.37.0", 10),
-        ("2.0.0", 10),
-        ("1.37.0+build.5", 10),
-        ("1.37.1-rc.1", 10),
-        ("1.37.0-rc.1", 9),
-        ("1.36.99", 9),
-        ("1.37", 9),
-        ("01.37.0", 9),
-        ("", 9),
-        (None, 9),
-    ],
-)
-def test_router_version_follows_the_node_version(version: str | None, expected: int) -> None:
-    assert ipr_version_for(version) == expected
-
-
-def test_versions_that_are_not_semantic_are_neither_old_nor_new() -> None:
-    assert at_least("1.37.0-", (1, 0, 0)) is None
-    assert at_least("1.0.0-alpha", (1, 0, 0)) is False
 
 
 def test_uniform_redraws_what_would_bias_it() -> None:
