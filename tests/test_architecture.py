@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "monkey": frozenset({"errors", "reactor", "socket", "ssl", "dns", "_audit", "_children", "_seccomp"}),
     "http": frozenset({"", "errors", "socket", "ssl", "tunnel"}),
     "fronts": frozenset({"", "errors", "http", "socket", "tunnel"}),
-    "ext": frozenset({"", "daemon", "errors", "http", "tunnel"}),
+    "ext": frozenset({"", "daemon", "dns", "errors", "http", "tunnel"}),
     "daemon": frozenset({"", "errors", "reactor"}),
     "localnet": frozenset(
         {"_version", "errors", "config", "crypto", "address", "netstack", "ipr", "mixnet", "reactor", ""}
