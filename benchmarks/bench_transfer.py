@@ -31,6 +31,7 @@ from typing import Any
 from _report import add_output, environment, percentile, spread, table, write
 
 from smolmix_sync.localnet import LocalNet
+from smolmix_sync.reactor.shaper import SendRecord
 from smolmix_sync.tunnel import Tunnel
 
 MODES: dict[str, dict[str, Any]] = {
@@ -123,18 +124,14 @@ class Bench:
 
 
 class SendTrace:
-    """Send times of the main stream, by the shaper's trace hook."""
+    """Send times of the main stream."""
 
     def __init__(self, tunnel: Tunnel) -> None:
         self.times: list[float] = []
         self.late: list[float] = []
-        session: Any = getattr(tunnel, "_session", None)
-        mix = getattr(session, "mix", None)
-        self.shaper: Any = getattr(mix, "shaper", None)
-        if self.shaper is not None:
-            self.shaper.trace = self._record
+        tunnel.trace_sends(self._record)
 
-    def _record(self, record: Any) -> None:
+    def _record(self, record: SendRecord) -> None:
         if record.kind != "loop":
             self.times.append(record.slot)
             self.late.append(record.time - record.slot)

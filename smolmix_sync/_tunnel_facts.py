@@ -14,6 +14,7 @@ from smolmix_sync.reactor.report import TunnelState, TunnelStats
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.session import IpPair, TunnelSession
+    from smolmix_sync.reactor.shaper import SendRecord
 
 __all__ = ["TunnelFacts"]
 
@@ -44,6 +45,17 @@ class TunnelFacts:
     def stats(self) -> TunnelStats:
         """Return the counters."""
         return self._call(self._session.stats)
+
+    def trace_sends(self, callback: Callable[[SendRecord], object] | None) -> None:
+        """Call *callback*, in the reactor, with every packet handed to the gateway from now on; None ends that.
+
+        For measurements: it must be quick. It ends with the tunnel's identity.
+
+        Raises:
+            TunnelNotReady: there is no link yet.
+        """
+        shaper = self._known(self._session.mix).shaper
+        self._call(setattr, shaper, "trace", callback)
 
     @property
     def allocated_ips(self) -> IpPair:
