@@ -28,6 +28,7 @@ from smolmix_sync._socket_route import (
     route,
     to_kernel,
 )
+from smolmix_sync.errors import ExitPolicyError
 from smolmix_sync.reactor import flow as flows
 from smolmix_sync.reactor._originals import CSocket, os_error, wait_fd
 from smolmix_sync.reactor.flow import (
@@ -132,11 +133,18 @@ def recv_into(self: Any, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
     return count
 
 
+def _datagram_error(flow: Flow, number: int) -> OSError:
+    """Return the error of a connected UDP socket; a refusal by the exit's policy names the destination."""
+    if number == errno.EACCES and flow.raddr is not None:
+        return ExitPolicyError(f"the exit's policy refuses {flow.raddr[0]} port {flow.raddr[1]}")
+    return os_error(number)
+
+
 def _source(flow: Flow, block: bytes | bytearray) -> Address:
     """Return the address in a received block, or raise the error it carries."""
     kind, host, number = unpack_block(bytes(block))
     if not kind:
-        raise os_error(number)
+        raise _datagram_error(flow, number)
     return flow.alias.get((host, number)) or present(flow.family, host, number)
 
 
@@ -287,7 +295,7 @@ def _send_datagram(self: Any, flow: Flow, buffers: list[Any], flags: int, shown:
     if not shown[1]:
         raise os_error(errno.EINVAL)
     if flow.raddr is not None and (number := pending_error(self)):
-        raise os_error(number)
+        raise _datagram_error(flow, number)
     flow.used = True
     if flow.pump is None:
         open_datagrams(self, flow)

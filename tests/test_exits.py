@@ -95,6 +95,12 @@ def test_refusal_by_the_exits_policy_names_the_port(net: LocalNet) -> None:
             tunnel.tcp_connect("policy.localnet:80", timeout=20)
         with pytest.raises(PermissionError, match="port 6881"):
             tunnel.tcp_connect("www.localnet:6881", timeout=20)
+        with tunnel.udp_socket() as sock:
+            sock.settimeout(20)
+            sock.connect(("policy.localnet", 99))
+            sock.send(b"not to be carried")
+            with pytest.raises(ExitPolicyError, match=r"refuses 198\.51\.100\.66 port 99"):
+                sock.recv(100)
     assert caught.value.errno == errno.EACCES
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (type(copy), str(copy), copy.errno) == (ExitPolicyError, str(caught.value), errno.EACCES)
