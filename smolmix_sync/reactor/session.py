@@ -48,7 +48,7 @@ from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.probe import ExitProbe
 from smolmix_sync.reactor.report import Heartbeat, Progress, TunnelState, TunnelStats
-from smolmix_sync.reactor.resolver import ResolverConfig
+from smolmix_sync.reactor.resolver import ResolverConfig, system_hosts
 from smolmix_sync.reactor.tap import PacketTap
 
 __all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
@@ -112,6 +112,7 @@ class TunnelSession:
                 primary=config.primary_dns,
                 fallback=config.fallback_dns,
                 timeout=config.dns_timeout,
+                hosts=system_hosts() if config.hosts == "system" else {},
                 https=config.dns_transport == "https",
                 ca_file=str(config.bootstrap_ca_file) if config.bootstrap_ca_file else None,
             ),
