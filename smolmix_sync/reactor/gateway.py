@@ -228,6 +228,8 @@ class GatewayLink:
                 self.client.start(monotonic(), time.time())
                 self._pump()
                 self._ready.get()
+                if self._closed:  # it was lost before we had our turn
+                    raise OSError(errno.ECONNRESET, self.reason)
                 self._open = True
                 self._ping_due = monotonic() + self._ping_interval
                 self._wake.set()

@@ -135,6 +135,25 @@ def test_clock_that_is_off_is_reported_by_name_with_both_clocks(
 
 
 @pytest.mark.interop
+def test_link_that_is_lost_as_soon_as_it_is_ready_was_never_open(
+    loop: ReactorLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump = GatewayLink._pump
+
+    def pump_and_lose(link: GatewayLink) -> None:
+        pump(link)
+        if link._ready.ready():
+            link._lose("it broke")
+
+    monkeypatch.setattr(GatewayLink, "_pump", pump_and_lose)
+    with FakeGateway() as gateway:
+        owner = Owner(gateway)
+        with pytest.raises(OSError, match="it broke"):
+            in_greenlet(loop, owner.open)
+        assert owner.lost == []
+
+
+@pytest.mark.interop
 def test_silent_port_times_out(loop: ReactorLoop) -> None:
     with FakeGateway() as gateway:
         gateway.paused = True
