@@ -207,7 +207,10 @@ def _described(client: DirectoryClient, memory: ExitMemory) -> list[ExitInfo]:
 def _probe(config: TunnelConfig, info: ExitInfo) -> Probe:
     began = time.monotonic()
     settings = config.replace(
-        ipr_address=str(info.address), client_id=None, pcap=None, connect_timeout=max(10.0, config.ipr_timeout)
+        ipr_address=str(info.address),
+        client_id=None,
+        pcap=None,
+        connect_timeout=max(10.0, config.ipr_timeout),
     )
     try:
         with Tunnel(settings) as tunnel:

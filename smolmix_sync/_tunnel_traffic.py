@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
+    from smolmix_sync._tunnel_icmp import IcmpSocket
     from smolmix_sync.config import TunnelConfig
     from smolmix_sync.reactor.device import Device
     from smolmix_sync.reactor.loop import ReactorLoop
@@ -192,6 +193,14 @@ class TunnelTraffic:
         capture: PcapCapture = tap.PcapCapture(self._loop, self._captures, path)
         return capture
 
+    def icmp_socket(self) -> IcmpSocket:
+        """Return a socket for ICMP echo requests through the exit; waits until READY."""
+        self._check_process()
+        self.wait_ready()
+        socket_class = importlib.import_module("smolmix_sync._tunnel_icmp").IcmpSocket
+        result: IcmpSocket = socket_class(self.device)
+        return result
+
     def ping(self, host: str, timeout: float | None = 10.0) -> float:
         """Send one ICMP echo request through the exit; return the round trip in seconds.
 
@@ -199,48 +208,16 @@ class TunnelTraffic:
             TimeoutError: no answer within *timeout* seconds.
             OSError: an ICMP error came instead.
         """
-        self.wait_ready(timeout)
-        address = self.resolve(host, 0, timeout)[0]
         limit = self._config.connect_timeout if timeout is None else timeout
-        with self._changed.waiter() as waiter:
-            call = self._call(_EchoCall, self.device, address, waiter.set)
+        self.wait_ready(limit)
+        until = self._loop.now() + limit
+        with self.icmp_socket() as sock:
             try:
-                until = self._loop.now() + limit
-                while call.rtt is None and call.error == 0 and (left := until - self._loop.now()) > 0:
-                    waiter.wait(left)
-            finally:
-                self._call(call.close)
-        if call.error:
-            raise OSError(call.error, os.strerror(call.error))
-        if call.rtt is None:
-            raise TimeoutError(errno.ETIMEDOUT, f"no echo from {host} in {limit:g} s")
-        return call.rtt
-
-
-class _EchoCall:
-    """One ICMP echo over a device; made, told and closed in the reactor."""
-
-    def __init__(self, device: Device, address: str, wake: Callable[[], object]) -> None:
-        self.rtt: float | None = None
-        self.error = 0
-        self._device = device
-        self._wake = wake
-        self._ping = device.require_stack().ping()
-        device.own(self._ping, self)
-        self._sent_at = device.loop.now()
-        self._ping.send(address, 1, os.urandom(16))
-        device.kick()
-
-    def on_event(self, mask: int) -> None:
-        while (reply := self._ping.recv()) is not None:
-            if reply.error:
-                self.error = reply.error
-            else:
-                self.rtt = reply.received_at - self._sent_at
-        if not self._device.up:
-            self.error = errno.ENETDOWN
-        self._wake()
-
-    def close(self) -> None:
-        self._device.disown(self._ping)
-        self._ping.close()
+                number = sock.send(self.resolve(host, 0, limit)[0], os.urandom(16))
+                while (
+                    echo := sock.recv(max(0.0, until - self._loop.now()))
+                ).seq != number or echo.rtt is None:
+                    pass
+            except TimeoutError:
+                raise TimeoutError(errno.ETIMEDOUT, f"no echo from {host} in {limit:g} s") from None
+        return echo.rtt
