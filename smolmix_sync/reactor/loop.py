@@ -12,6 +12,7 @@ Source: design.md section 2 and decision 3; spec/sockets.md sections 13 and 14.
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import traceback
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 import gevent
 import gevent.hub
+from greenlet import getcurrent
 
 from smolmix_sync.reactor import _originals
 from smolmix_sync.reactor._originals import allocate_lock, get_ident, monotonic, os_error, posix_close
@@ -34,6 +36,9 @@ _LOG = logging.getLogger("smolmix_sync.reactor")
 
 READ = 1
 WRITE = 2
+
+#: Ours: seconds for the greenlets of a reactor that ends to notice.
+_END_GREENLETS = 1.0
 
 
 class Watcher:
@@ -155,6 +160,26 @@ class _Deferred:
             self._finished.release()
 
 
+def _end_greenlets(hub: Any) -> None:
+    """Kill what still waits in *hub*, in its own thread, while there is one.
+
+    A greenlet that is suspended when its thread ends can never be finished: its stack keeps the hub and all it knows
+    alive, and the interpreter's end meets it half-dead (a fault in greenlet's ``green_is_gc`` was seen).
+    """
+    for _ in range(3):  # what is killed may spawn or wait once more
+        waiting = [
+            one
+            for one in gc.get_objects()
+            if isinstance(one, gevent.Greenlet)
+            and one.parent is hub
+            and not one.dead
+            and one is not getcurrent()
+        ]
+        if not waiting:
+            return
+        gevent.killall(waiting, block=True, timeout=_END_GREENLETS)
+
+
 class ReactorLoop:
     """A gevent hub in a native thread, and the only ways to reach it.
 
@@ -226,7 +251,9 @@ class ReactorLoop:
             self._wake.close()
             closes.close()
             self.closes.close()
+            _end_greenlets(hub)
             hub.destroy(destroy_loop=True)
+            del hub.handle_error  # gevent keeps what is left of a hub; it need not keep us
         finally:
             _originals.reactor_idents.discard(get_ident())
             self._ended.release()

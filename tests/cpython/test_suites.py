@@ -172,11 +172,20 @@ def check(suite: Suite, folder: Path, *more: str) -> None:
         if line is not None:
             failed.discard(name)
     assert not fixed, f"these pass now: take them out of {EXPECTED.name}: {fixed}"
+    texts = dict(found["texts"])
+    for _ in range(2):
+        if not failed:
+            return
+        # Many of these tests have deadlines of their own: on a loaded machine one may fail that passes by itself.
+        again = run(suite, folder, *more, ids=tuple(sorted(failed)))
+        print(f"run again: {sorted(failed)}")
+        failed = {name for name in failed if again["outcomes"].get(name) in ("fail", "error")}
+        texts.update(again["texts"])
     if failed:
         # A test the machine fails without us as well says nothing about us.
         plain = run(suite, folder, "--plain", ids=tuple(sorted(failed)))["outcomes"]
         ours = sorted(name for name in failed if plain.get(name) not in ("fail", "error"))
-        report = "\n\n".join(f"{name}\n{found['texts'].get(name, '')[-1500:]}" for name in ours)
+        report = "\n\n".join(f"{name}\n{texts.get(name, '')[-1500:]}" for name in ours)
         assert not ours, f"{len(ours)} tests fail over the stack and not over the kernel:\n{report}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.greenlets import wait_until
 
 from smolmix_sync.reactor.loop import ReactorLoop, shared_loop
 
@@ -218,3 +220,35 @@ def test_two_loops_do_not_know_each_other(loop: ReactorLoop) -> None:
         assert other.call(lambda: loop.call(lambda: (loop.inside(), other.inside()))) == (True, False)
     finally:
         other.stop()
+
+
+def test_no_greenlet_is_left_suspended_when_a_reactor_ends() -> None:
+    ended: list[str] = []
+
+    def wait() -> None:
+        try:
+            gevent.sleep(1000)
+        finally:
+            ended.append("waiting")
+            gevent.spawn(gevent.sleep, 1000)  # what is killed may start something
+
+    hubs = []
+    for _ in range(5):
+        loop = ReactorLoop().start()
+        hubs.append(loop.hub)
+        loop.spawn(wait)
+        loop.spawn(gevent.sleep, 1000)
+        loop.call(lambda: None)
+        wait_until(lambda loop=loop: loop.call(_waiting, loop.hub) >= 2)  # type: ignore[misc]
+        loop.stop()
+    gc.collect()
+    assert ended == ["waiting"] * 5
+    assert [_waiting(hub) for hub in hubs] == [0] * 5
+    assert all(hub.dead for hub in hubs)
+
+
+def _waiting(hub: Any) -> int:
+    return sum(
+        isinstance(one, gevent.Greenlet) and one.parent is hub and bool(one) and not one.dead
+        for one in gc.get_objects()
+    )
