@@ -109,6 +109,8 @@ def _connect(self: Any, flow: Flow, address: Address) -> int | None:
         return _connect_datagram(self, flow, address, shown)
     device = port_or_default(flow.port).device
     device.check()
+    if getattr(device, "warn_plaintext", False):
+        policy.warn_plaintext(address[1])
     # The port stays reserved; a loopback twin that held it is not needed any more.
     twin, flow.twin = flow.twin, None
     if twin is not None:

@@ -191,6 +191,22 @@ def loopback_of(family: int) -> str:
     return "::1" if family == AF_INET6 else "127.0.0.1"
 
 
+#: Ports whose protocols say everything in the clear, until STARTTLS at best.
+PLAINTEXT_PORTS = {
+    21: "ftp", 23: "telnet", 25: "smtp", 80: "http", 110: "pop3", 119: "nntp", 143: "imap", 389: "ldap", 1883: "mqtt",
+    3306: "mysql", 5432: "postgresql", 6379: "redis", 11211: "memcached",
+}  # fmt: skip
+_warned: set[int] = set()
+
+
+def warn_plaintext(port: int) -> None:
+    """Mention, once per port, that the exit can read what a connection carries. Not where it goes: logs are kept."""
+    name = PLAINTEXT_PORTS.get(port)
+    if name is not None and port not in _warned:
+        _warned.add(port)
+        _LOG.warning("port %d (%s): the exit and whoever is behind it can read this connection", port, name)
+
+
 active = Policy()
 
 

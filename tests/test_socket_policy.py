@@ -437,3 +437,20 @@ def test_datagram_socket_learns_that_the_tunnel_did_not_come_up() -> None:
         sock.sendto(b"x", ("93.184.216.34", 9))
         sock.settimeout(LIMIT)
         assert errno_of(lambda: sock.recv(1)) == errno.ENETDOWN
+
+
+def test_clear_text_ports_are_mentioned_once_where_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_socket_policy, "_warned", set())
+    with loopnet() as port, caplog.at_level(logging.WARNING, "smolmix_sync.socket"):
+        for warn in (False, True, True):
+            port.device.warn_plaintext = warn
+            for number in (80, 443, 6379):
+                with MixSocket() as sock:
+                    sock.connect_ex((V4, number))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "port 80 (http)",
+        "port 6379 (redis)",
+    ]
+    assert V4 not in caplog.text

@@ -69,6 +69,7 @@ class Device:
         on_output: called in the reactor when the stack has packets to send; with None they are pulled and
             dropped (a stack that is all loopback).
         ipv6: whether AF_INET6 connects are tried (design.md decision 12a); False gives ENETUNREACH at once.
+        warn_plaintext: whether connects to ports of clear-text protocols are logged.
         dropped: packets that came while there was no stack.
     """
 
@@ -85,6 +86,7 @@ class Device:
         self.connect_timeout = connect_timeout
         self.on_output: Callable[[], None] | None = None
         self.ipv6 = True
+        self.warn_plaintext = False
         self.dropped = 0
         self._closed = 0
         self._lost = 0

@@ -117,6 +117,7 @@ class TunnelSession:
                 ca_file=str(config.bootstrap_ca_file) if config.bootstrap_ca_file else None,
             ),
         )
+        self.device.warn_plaintext = config.warn_plaintext
         self.mtu = config.mtu or CLIENT_MTU_FALLBACK
         self.ips: IpPair | None = None
         self.exit: Recipient | None = None
