@@ -57,6 +57,17 @@ def test_the_end_of_the_process_delivers_what_was_written(order: str) -> None:
 
 
 @pytest.mark.slow
+def test_eventlet_is_carried() -> None:
+    run("eventlets.py")
+
+
+@pytest.mark.parametrize("order", ["plain", "late"])
+@pytest.mark.parametrize("resolver", ["ares", "dnspython", "thread"])
+def test_names_are_looked_up_in_the_tunnel_whatever_resolver_was_chosen(resolver: str, order: str) -> None:
+    run("resolvers.py", order, resolver)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_control_c_ends_every_call_that_waits(order: str) -> None:
     run("interrupted.py", order)
