@@ -16,6 +16,7 @@ import enum
 import errno
 import fcntl
 import os
+import resource
 import struct
 import sys
 from collections.abc import Callable
@@ -205,14 +206,28 @@ def _move_up(end: _socket.socket) -> _socket.socket:
     global _high_fds
     if _high_fds:
         try:
-            fd = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
-        except OSError:  # RLIMIT_NOFILE is 1024 or exhausted
-            _high_fds = False
+            fd = _high_copy(end)
+        except OSError as problem:
+            # EMFILE: exhausted for now. EINVAL: the hard limit is as low, there is no such descriptor.
+            _high_fds = problem.errno != errno.EINVAL
         else:
             family, type_, proto = end.family, end.type, end.proto
             posix_close(end.detach())
             return CSocket(family, type_, proto, fd)
     return end
+
+
+def _high_copy(end: _socket.socket) -> int:
+    try:
+        return fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
+    except OSError:
+        # A soft limit of 1024 is there for the sake of select(), which our ends do not use: the application keeps its
+        # 1024, and we take what the hard limit allows.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY or soft > _HIGH_FD or soft == hard:
+            raise
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, _HIGH_FD)
 
 
 def create(family: int, type: int, proto: int, port: TunnelPort | None = None) -> tuple[int, Flow]:

@@ -57,6 +57,15 @@ def test_the_end_of_the_process_delivers_what_was_written(order: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("order", ["plain", "gevent-first"])
+@pytest.mark.parametrize(
+    "connections", [1000, pytest.param(10_000, marks=pytest.mark.long)], ids=["thousand", "ten thousand"]
+)
+def test_many_sockets_leave_nothing_behind(connections: int, order: str) -> None:
+    run("many.py", order, str(connections))
+
+
+@pytest.mark.slow
 def test_eventlet_is_carried() -> None:
     run("eventlets.py")
 

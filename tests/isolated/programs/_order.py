@@ -63,8 +63,9 @@ def network(**options: Any) -> Any:
     from smolmix_sync.reactor.resolver import ResolverConfig
 
     hosts = {"server.example": [V4], **options.pop("hosts", {})}
+    config = options.pop("config", None)
     device = Device(
-        shared_loop(), Stack(V4, "2001:db8:100::2", urandom=os.urandom, loopback=True),
+        shared_loop(), Stack(V4, "2001:db8:100::2", urandom=os.urandom, loopback=True, config=config),
         resolver=ResolverConfig(hosts=hosts), **options,
     )  # fmt: skip
     port = provider.DevicePort(device)
