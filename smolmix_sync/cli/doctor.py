@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _CLOCK_SLACK = 60.0
 #: Ours: octets of bandwidth below which a tunnel claims more. Source: spec/gateway.md section 7.
 _LITTLE_BANDWIDTH = 40 << 20
 _STEP_TIMEOUT = 30.0
+#: Octets of one Sphinx packet in its frame. Source: spec/sphinx.md (2413 and the gateway's header).
+_PACKET_ON_THE_LINE = 2450
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Check]:
     if directory.result == "FAIL":
         return
     yield _checked("clock", lambda: _clock(answer))
+    yield Check("in clear", "ok", _in_clear(config))
+    yield Check("traffic", "ok", _traffic(config))
     yield from _through_tunnel(
         config, arguments.host or ("www.localnet" if arguments.localnet else "nymtech.net")
     )
@@ -247,6 +252,30 @@ def _clock(answer: dict[str, Any]) -> str | tuple[str, str]:
             "set the clock: gateways refuse old signatures (NTP)",
         )
     return "within a second of nym-api's" if abs(off) < 2 else f"{off:+.0f} s against nym-api's"
+
+
+def _in_clear(config: TunnelConfig) -> str:
+    """Name everything that leaves this machine outside the tunnel."""
+    hosts = ", ".join(dict.fromkeys(urllib.parse.urlsplit(base).netloc for base in config.nym_api))
+    lookups = (
+        "no look-ups" if config.bootstrap_addresses else "look-ups of these names by this machine's resolver"
+    )
+    return f"outside the tunnel go: HTTPS to {hosts}, one websocket to the entry gateway, {lookups}"
+
+
+def _traffic(config: TunnelConfig) -> str:
+    """Estimate what an idle tunnel costs."""
+    traffic = config.traffic
+    rate = (1 / traffic.sending_delay if traffic.poisson else 0.0) + (
+        1 / traffic.cover_delay if traffic.cover else 0.0
+    )
+    if not rate:
+        return f"profile {config.profile}: an idle tunnel is silent, and an observer sees when it is not"
+    octets = rate * _PACKET_ON_THE_LINE
+    return (
+        f"profile {config.profile}: about {rate:.0f} packets a second, {octets / 1000:.0f} kB/s each way "
+        f"({octets * 86400 / 1e9:.0f} GB a day), for as long as the tunnel is up"
+    )
 
 
 # --- the tunnel ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from smolmix_sync.cli import doctor
+from smolmix_sync.config import TunnelConfig
 from smolmix_sync.localnet import LocalNet
 
 slow = [pytest.mark.interop, pytest.mark.slow]
@@ -42,7 +43,8 @@ class TestWhole:
     def test_everything_is_well_on_a_network_that_works(self, net: LocalNet) -> None:
         code, checks = run_doctor(net)
         assert list(checks) == [
-            "versions", "imports", "nym-api", "clock", "gateway", "exit", "bandwidth", "DNS", "TCP", "TLS",
+            "versions", "imports", "nym-api", "clock", "in clear", "traffic", "gateway", "exit",
+            "bandwidth", "DNS", "TCP", "TLS",
         ]  # fmt: skip
         assert {check.result for check in checks.values()} == {"ok"}, checks
         assert code == 0
@@ -111,6 +113,18 @@ def test_clock_is_compared_with_nym_apis() -> None:
     with pytest.raises(doctor._Failed, match="90 s slow"):
         doctor._clock({"date": email.utils.formatdate(now + 90), "at": now})
     assert "does not say" in doctor._clock({"date": None, "at": now})[0]
+
+
+def test_what_goes_in_clear_and_what_an_idle_tunnel_costs_is_told() -> None:
+    told = doctor._in_clear(TunnelConfig())
+    assert "validator.nymtech.net" in told
+    assert "look-ups of these names" in told
+    assert "no look-ups" in doctor._in_clear(
+        TunnelConfig(bootstrap_addresses={"validator.nymtech.net": "192.0.2.1"})
+    )
+    assert "about 55 packets a second, 135 kB/s" in doctor._traffic(TunnelConfig())
+    assert "about 250 packets a second" in doctor._traffic(TunnelConfig(profile="high-traffic"))
+    assert "silent" in doctor._traffic(TunnelConfig(profile="no-cover"))
 
 
 def test_versions_too_old_and_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
