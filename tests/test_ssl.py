@@ -233,3 +233,55 @@ def test_names_of_the_stdlib_module_are_here() -> None:
     assert issubclass(ssl.SSLSocket, stdlib_ssl.SSLSocket)
     with pytest.raises(AttributeError):
         _ = ssl.no_such_name
+
+
+@pytest.mark.parametrize("kind", ["drop-in", "stdlib"])
+def test_sessions_are_reused(net: Any, certificate: tuple[str, str], kind: str) -> None:
+    server = stdlib_ssl.SSLContext(stdlib_ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*certificate)
+    with MixSocket() as listener:
+        listener.bind((V4, 0))
+        listener.listen()
+        listener.settimeout(LIMIT)
+
+        def serve() -> None:
+            for _ in range(2):
+                sock, _ = listener.accept()
+                sock.settimeout(LIMIT)
+                with contextlib.suppress(OSError), server.wrap_socket(sock, server_side=True) as wrapped:
+                    echo(wrapped)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        context = client_context(certificate, kind)
+        session, reused = None, []
+        for _ in range(2):
+            with MixSocket() as sock:
+                sock.settimeout(LIMIT)
+                sock.connect(listener.getsockname())
+                with context.wrap_socket(sock, server_hostname="server.example", session=session) as wrapped:
+                    wrapped.sendall(b"x")
+                    assert wrapped.recv(10) == b"X"
+                    session = wrapped.session
+                    reused.append(wrapped.session_reused)
+        thread.join(LIMIT)
+    assert reused == [False, True]
+
+
+def test_names_and_options_of_a_wrapped_socket(net: Any, certificate: tuple[str, str]) -> None:
+    with tls_server(certificate, echo) as (address, _), MixSocket() as sock:
+        sock.settimeout(LIMIT)
+        sock.connect(address)
+        local = sock.getsockname()
+        with client_context(certificate, "drop-in").wrap_socket(
+            sock, server_hostname="server.example"
+        ) as wrapped:
+            assert (wrapped.getpeername(), wrapped.getsockname()) == (address, local)
+            wrapped.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY, 1)
+            assert wrapped.getsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY) == 1
+            info = wrapped.getsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_INFO, 104)
+            assert isinstance(info, bytes)
+            assert info[0] == 1
+            assert (wrapped.family, wrapped.type) == (stdlib.AF_INET, stdlib.SOCK_STREAM)
+            assert sock.fileno() == -1
+            assert wrapped.version() in ("TLSv1.2", "TLSv1.3")
