@@ -276,7 +276,8 @@ class _TcpFlow(asyncio.Protocol):
         if conn.eof() and not self._client_eof:
             self._client_eof = True
             if transport is not None and not transport.is_closing():
-                transport.write_eof()
+                with contextlib.suppress(OSError):  # the service has reset it
+                    transport.write_eof()
             self._finish()
 
     def _to_client(self) -> None:
