@@ -52,6 +52,7 @@ _on = False
 _names = True
 _allowed: frozenset[str] = frozenset()
 _before_exec: Callable[[Any], None] | None = None
+_before_start: Callable[[str], None] | None = None
 _named: set[str] = set()
 
 
@@ -61,6 +62,7 @@ def enable(
     strict: bool,
     allow: Iterable[str] = (),
     before_exec: Callable[[Any], None] | None = None,
+    before_start: Callable[[str], None] | None = None,
 ) -> None:
     """Switch the hook on; it is added to the process the first time.
 
@@ -69,11 +71,12 @@ def enable(
         strict: a C library with sockets of its own that is loaded already is an error, not a warning.
         allow: such libraries that may be imported; ``"*"`` is all of them.
         before_exec: called with the path of a program that is to replace this process.
+        before_start: called with the name of a function that is to start one beside it.
 
     Raises:
         LeakBlocked: (strict) such a library is loaded already.
     """
-    global _installed, _on, _names, _allowed, _before_exec
+    global _installed, _on, _names, _allowed, _before_exec, _before_start
     allowed = frozenset(allow)
     for module in C_LIBRARIES:
         if module in sys.modules and not allowed & {module, "*"}:
@@ -82,7 +85,7 @@ def enable(
             if module not in _named:
                 _named.add(module)
                 warnings.warn(f"imported already: {_text(module)}", RuntimeWarning, 4)
-    _names, _allowed, _before_exec = names, allowed, before_exec
+    _names, _allowed, _before_exec, _before_start = names, allowed, before_exec, before_start
     if not _installed:
         sys.addaudithook(_hook)
         _installed = True
@@ -161,3 +164,5 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
             _refuse_library(args[0])
     elif event == "os.exec" and _before_exec is not None:
         _before_exec(args[0])
+    elif event in ("os.system", "os.posix_spawn") and _before_start is not None:
+        _before_start(event)

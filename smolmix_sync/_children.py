@@ -32,7 +32,7 @@ from smolmix_sync import _seccomp
 from smolmix_sync.errors import LeakBlocked
 from smolmix_sync.reactor import _originals
 
-__all__ = ["MODES", "before_exec", "environment", "inherited", "replacements"]
+__all__ = ["MODES", "before_exec", "before_start", "environment", "inherited", "replacements"]
 
 MODES = ("deny", "patch", "allow")
 
@@ -41,7 +41,11 @@ VARIABLE = "SMOLMIX_INHERIT"
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_inherit")
 
 #: Modules between a program and the function that starts another: not who asked.
-_MACHINERY = ("subprocess", "os", "multiprocessing", "concurrent", "asyncio", "gevent", "billiard", __name__)
+_MACHINERY = ("subprocess", "os", "multiprocessing", "concurrent", "asyncio", "gevent", "billiard")
+_LAYERS = (__name__, "smolmix_sync._audit")
+
+#: Threads (by ``get_ident``) of ours that start programs and have the filter.
+_starting: set[int] = set()
 
 
 class _Launcher:
@@ -101,6 +105,7 @@ class _Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             _seccomp.seal_thread()
+            _starting.add(_originals.get_ident())
         except OSError as problem:
             self._problem = problem
         while True:
@@ -115,9 +120,20 @@ _launcher = _Launcher()
 def _after_fork_in_child() -> None:
     global _launcher
     _launcher = _Launcher()
+    _starting.clear()
 
 
 _originals.run_in_child(_after_fork_in_child)
+
+
+def before_start(what: str) -> None:
+    """Refuse a function that starts programs and was taken before the patch; its replacement would have been used.
+
+    Raises:
+        LeakBlocked: the calling thread has no filter.
+    """
+    if not (_seccomp.sealed() or _originals.get_ident() in _starting or _asked_by_us()):
+        raise LeakBlocked(f"{what} of before patch_all() would start a program with network past the tunnel")
 
 
 def _asked_by_us() -> bool:
@@ -125,7 +141,7 @@ def _asked_by_us() -> bool:
     frame = sys._getframe(2)
     while frame is not None:
         name = str(frame.f_globals.get("__name__", ""))
-        if name.partition(".")[0] not in _MACHINERY and name != __name__:
+        if name.partition(".")[0] not in _MACHINERY and name not in _LAYERS:
             return name.startswith("smolmix_sync.")
         frame = frame.f_back  # type: ignore[assignment]
     return False
@@ -183,10 +199,12 @@ def _once(function: Callable[..., Any], argument: Any) -> Any:
     def run() -> None:
         try:
             _seccomp.seal_thread()
+            _starting.add(_originals.get_ident())
             outcome.extend((True, function(argument)))
         except BaseException as problem:
             outcome.extend((False, problem))
         finally:
+            _starting.discard(_originals.get_ident())
             done.release()
 
     _originals.start_new_thread(run, ())

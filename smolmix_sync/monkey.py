@@ -202,6 +202,7 @@ class Patch:
             _audit.enable(
                 names=options["dns"], strict=options["strict"] is True, allow=options["allow"],
                 before_exec=None if options["children"] == "allow" else _children.before_exec,
+                before_start=None if options["children"] == "allow" else _children.before_start,
             )  # fmt: skip
         if options["strict"] is True:
             _seccomp.seal()  # the last step: nothing takes it back

@@ -11,6 +11,7 @@ import _order
 _order.PATCH.__exit__(None, None, None)
 import smolmix_sync
 
+captured_system, captured_spawn = os.system, os.posix_spawn
 GEVENT = _order.ORDER in ("gevent-first", "smolmix-first")
 
 import asyncio
@@ -82,6 +83,14 @@ def main() -> None:
             assert in_fork(lambda: (kernel_socket(), os._exit(5))) == 5, (
                 "a forked child is no program that is started"
             )
+            for captured, arguments in (
+                (captured_system, (LINE,)), (captured_spawn, (sys.executable, COMMAND, dict(os.environ))),
+            ):  # fmt: skip
+                try:
+                    captured(*arguments)
+                except smolmix_sync.LeakBlocked:
+                    continue
+                raise AssertionError(f"{captured} started a program")
             missing = None
             try:
                 os.execv("/nonexistent/program", ["x"])
