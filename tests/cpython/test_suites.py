@@ -73,7 +73,7 @@ SUITES = (
     Suite("test_socket", options=("--skip", "*VSOCK*")),
     Suite("test_ssl"),
     Suite("test_select", packets=False),
-    Suite("test_selectors", long=True),
+    Suite("test_selectors", packets=False, long=True),
     Suite("test_poll", packets=False, long=True),
     Suite("test_epoll"),
     Suite("test_asyncio", long=True, limit=900),

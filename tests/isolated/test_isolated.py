@@ -65,6 +65,13 @@ def test_many_sockets_leave_nothing_behind(connections: int, order: str) -> None
     run("many.py", order, str(connections))
 
 
+@pytest.mark.parametrize("way", ["both", "word", "options", "environment", "unasked"])
+def test_gevents_patch_brings_ours_along_where_asked(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way == "environment":
+        monkeypatch.setenv("SMOLMIX_GEVENT", "1")
+    run("gevent_plugin.py", "plain", way)
+
+
 @pytest.mark.slow
 def test_eventlet_is_carried() -> None:
     run("eventlets.py")
