@@ -13,6 +13,8 @@ import pickle
 import select
 import socket as stdlib
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -23,11 +25,13 @@ from support.loopnet import loopnet
 from support.worlds import LIMIT, World, make_world, wait_for
 
 from smolmix_sync import _socket_policy
+from smolmix_sync import socket as mixed
 
 pytestmark = pytest.mark.interop
 
 Program = Callable[[World], Any]
 PROGRAMS: list[Program] = []
+SOL, TCP, IP, IP6 = stdlib.SOL_SOCKET, stdlib.IPPROTO_TCP, stdlib.IPPROTO_IP, stdlib.IPPROTO_IPV6
 
 
 def same(program: Program) -> Program:
@@ -716,9 +720,109 @@ def a_descriptor_of_a_datagram_socket_is_selected(world: World) -> Any:
     return [*found, readable(two)]
 
 
-# --- section 16: options ----------------------------------------------------------------------
+@same
+def ipv6_streams_and_datagrams_have_names_of_four_parts(world: World) -> Any:
+    listener = world.tcp(stdlib.AF_INET6)
+    listener.bind((world.host6, 0, 0, 0))
+    listener.listen()
+    client = world.tcp(stdlib.AF_INET6)
+    client.connect(listener.getsockname())
+    server, address = listener.accept()
+    world.opened.append(server)
+    client.sendall(b"six")
+    found = [
+        server.recv(10),
+        address == client.getsockname(),
+        len(address),
+        address[2:],
+        client.getpeername()[2:],
+    ]
+    one, two = world.udp(stdlib.AF_INET6), world.udp(stdlib.AF_INET6)
+    two.bind((world.host6, 0))
+    one.connect(two.getsockname())
+    one.send(b"datagram")
+    data, source = two.recvfrom(20)
+    two.sendto(b"answer", source)
+    return [*found, data, source == one.getsockname(), one.recv(20), one.getsockname()[0]]
 
-SOL, TCP, IP, IP6 = stdlib.SOL_SOCKET, stdlib.IPPROTO_TCP, stdlib.IPPROTO_IP, stdlib.IPPROTO_IPV6
+
+@same
+def a_started_program_reads_and_writes_an_inherited_stream(world: World) -> Any:
+    client, server = world.pair()
+    server.settimeout(None)  # or its descriptor does not block
+    code = "import os; os.write(1, os.read(0, 100).upper()); os.write(1, b'|' + os.read(0, 100))"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code], stdin=server.fileno(), stdout=server.fileno()
+    ) as program:
+        server.close()
+        client.sendall(b"request")
+        found = client.recv(7, stdlib.MSG_WAITALL)
+        client.shutdown(stdlib.SHUT_WR)
+        rest = client.recv(10)
+        program.wait(LIMIT)
+    return found, rest, client.recv(10)
+
+
+@same
+def a_passed_descriptor_has_its_number(world: World) -> Any:
+    client, server = world.pair()
+    fd = server.fileno()
+    server.settimeout(None)
+    code = "import socket, sys; s = socket.socket(fileno=int(sys.argv[1])); s.sendall(s.recv(10)[::-1])"
+    client.sendall(b"abc")
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(fd)], pass_fds=[fd], check=False, timeout=LIMIT
+    )
+    return done.returncode, client.recv(10), server.get_inheritable()
+
+
+@same
+def servers_and_connections_of_the_helpers(world: World) -> Any:
+    module = stdlib if world.name == "kernel" else mixed
+    with module.create_server((world.host, 0), backlog=3) as listener:
+        reuse = listener.getsockopt(SOL, stdlib.SO_REUSEADDR)
+        with module.create_connection(listener.getsockname(), LIMIT) as client:
+            server, _ = listener.accept()
+            with server:
+                client.sendall(b"hello")
+                found = [server.recv(10), client.gettimeout(), reuse]
+        with module.create_connection(listener.getsockname(), LIMIT, (world.host, 0)) as client:
+            found.append(client.getsockname()[0])
+    port = listener.getsockname
+    closed = world.closed_port()
+    return [
+        *found, outcome(lambda: module.create_connection((world.host, closed), LIMIT)), outcome(port),
+        outcome(lambda: module.create_connection((world.host, closed), LIMIT, all_errors=True)),
+        outcome(lambda: module.create_server(("203.0.113.77", 0))),
+    ]  # fmt: skip
+
+
+@same
+def files_made_of_sockets(world: World) -> Any:
+    client, server = world.pair()
+    with client.makefile("rwb", buffering=0) as raw:
+        raw.write(b"raw\n")
+    with client.makefile("w", encoding="utf-8", newline="\r\n") as text:
+        text.write("zwölf\n")
+    with server.makefile("r", encoding="utf-8") as lines:
+        found = [lines.readline(), lines.readline()]
+    server.settimeout(0.05)
+    with server.makefile("rb") as file:
+        found += [outcome(lambda: file.read(1)), outcome(lambda: file.read(1))]
+    server.settimeout(0)
+    with server.makefile("rb", buffering=0) as file:
+        found.append(outcome(lambda: file.read(1)))
+    found += [outcome(lambda: client.makefile("x")), outcome(lambda: client.makefile("rt", buffering=0))]
+    file = client.makefile("rb")
+    client.close()
+    server.settimeout(LIMIT)
+    server.sendall(b"kept open by the file")
+    found.append(file.read(4))
+    file.close()
+    return [*found, outcome(lambda: type(client.makefile()).__name__)]
+
+
+# --- section 16: options ----------------------------------------------------------------------
 
 
 @same
