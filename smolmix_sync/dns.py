@@ -19,7 +19,7 @@ from smolmix_sync._socket_names import addresses_of, answers_for, name_of
 from smolmix_sync.reactor import _originals
 from smolmix_sync.reactor.flow import AF_INET, AF_INET6
 from smolmix_sync.reactor.provider import TunnelPort
-from smolmix_sync.reactor.resolver import NameResolutionError, in_order, not_found
+from smolmix_sync.reactor.resolver import Answer, NameResolutionError, in_order, not_found
 
 __all__ = [
     "NameResolutionError",
@@ -35,6 +35,7 @@ __all__ = [
 _NUMERIC = int(_socket.AI_NUMERICHOST)
 _CANONICAL = int(_socket.AI_CANONNAME)
 _V4MAPPED = int(getattr(_socket, "AI_V4MAPPED", 0x8))
+_ALL = int(getattr(_socket, "AI_ALL", 0x10))
 
 
 def _host_argument(host: Any) -> str | None:
@@ -70,18 +71,26 @@ def raw_getaddrinfo(
         native(None, port, 0, type, proto, 0)  # a service that does not exist must not cost a question
     if family not in (0, AF_INET, AF_INET6):
         raise _socket.gaierror(_socket.EAI_FAMILY, "ai_family not supported")
-    mapped = False
+    mapping = family == AF_INET6 and bool(flags & _V4MAPPED)
+    answers: list[Answer] = []
     try:
         answers = answers_for(name, family, tunnel)
     except NameResolutionError as problem:
-        if family != AF_INET6 or not flags & _V4MAPPED or problem.errno != _socket.EAI_NONAME:
+        if not mapping or problem.errno != _socket.EAI_NONAME:
             raise
-        mapped = True
-        answers = answers_for(name, AF_INET, tunnel)
+    records = in_order(answers)
+    if mapping and (not answers or flags & _ALL):
+        try:
+            more = answers_for(name, AF_INET, tunnel)
+        except NameResolutionError:
+            if not answers:
+                raise
+            more = []
+        records += [f"::ffff:{record}" for record in in_order(more)]
+        answers = answers or more
     result: list[tuple[int, int, int, str, Any]] = []
-    for record in in_order(answers):
-        text = f"::ffff:{record}" if mapped else record
-        result.extend(native(text, port, 0, type, proto, (flags & ~_CANONICAL) | _NUMERIC))
+    for record in records:
+        result.extend(native(record, port, 0, type, proto, (flags & ~_CANONICAL) | _NUMERIC))
     if result and flags & _CANONICAL:
         first = result[0]
         result[0] = (first[0], first[1], first[2], answers[0].canonical, first[4])

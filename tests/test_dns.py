@@ -250,6 +250,11 @@ def test_getaddrinfo_of_a_name() -> None:
 def test_getaddrinfo_maps_ipv4_when_asked_to() -> None:
     found = mix_dns.getaddrinfo("big.example.com", 1, stdlib.AF_INET6, 1, 0, stdlib.AI_V4MAPPED)
     assert found[0][4][0] == "::ffff:203.0.113.1"
+    flags = stdlib.AI_V4MAPPED | stdlib.AI_ALL
+    every = [entry[4][0] for entry in mix_dns.getaddrinfo("www.example.com", 1, stdlib.AF_INET6, 1, 0, flags)]
+    assert every == ["2001:db8:1::5", "::ffff:203.0.113.5", "::ffff:203.0.113.6"]
+    without = mix_dns.getaddrinfo("www.example.com", 1, stdlib.AF_INET6, 1, 0, stdlib.AI_V4MAPPED)
+    assert [entry[4][0] for entry in without] == ["2001:db8:1::5"]
 
 
 def test_getaddrinfo_refuses_what_the_stdlib_refuses(server: NameServer) -> None:
