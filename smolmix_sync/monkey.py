@@ -198,6 +198,7 @@ class Patch:
         _patch_gevent(changes, names=options["dns"])
         _patch_reducers(changes)
         if options["strict"] is not False:
+            _refuse_loaded(changes, options["allow"])
             changes.on_undo(_audit.disable)
             _audit.enable(
                 names=options["dns"], strict=options["strict"] is True, allow=options["allow"],
@@ -220,6 +221,26 @@ def _patch_class(changes: _Changes, cls: type, init: Callable[..., None]) -> Non
     changes.set(cls, "__init__", init)
     for name, function in METHODS.items():
         changes.set(cls, name, function)
+
+
+#: What can still be refused of libraries that were imported before the patch: a class that must be made first.
+_LOADED = (("uvloop", "Loop"), ("pycares", "Channel"))
+
+
+def _refuse_loaded(changes: _Changes, allow: tuple[str, ...]) -> None:
+    """Refuse new event loops of uvloop and resolvers of pycares (aiodns) where these are loaded already."""
+    for module_name, class_name in _LOADED:
+        cls = getattr(sys.modules.get(module_name), class_name, None)
+        if cls is None or module_name in allow or "*" in allow:
+            continue
+
+        def refuse(
+            kind: type, *args: Any, _name: str = f"{module_name}.{class_name}", **options: Any
+        ) -> None:
+            raise LeakBlocked(f"{_name} opens sockets in C, which patch_all() cannot carry")
+
+        # The name, not the class: an instance that was never initialised would be finalised all the same.
+        changes.set(sys.modules[module_name], class_name, type(class_name, (), {"__new__": refuse}))
 
 
 def _patch_children(changes: _Changes, options: dict[str, Any]) -> None:

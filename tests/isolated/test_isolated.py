@@ -65,6 +65,10 @@ def test_many_sockets_leave_nothing_behind(connections: int, order: str) -> None
     run("many.py", order, str(connections))
 
 
+def test_loops_and_resolvers_in_c_that_are_loaded_make_nothing_new() -> None:
+    assert "Exception ignored" not in run("loaded.py").stderr
+
+
 @pytest.mark.parametrize("way", ["both", "word", "options", "environment", "unasked"])
 def test_gevents_patch_brings_ours_along_where_asked(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "environment":
