@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import signal
-import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,9 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         say(f"smolmix-sync proxy: {error}")
         return 2
-    ended = threading.Event()
+    # No threading.Event: a handler that comes while the main thread is inside its wait() would wait for that for ever.
+    ended: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _: ended.append(number))
     with network(arguments):
         tunnel = open_tunnel(arguments)
         if tunnel is None:
@@ -78,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
                     stack.enter_context(front)
                     host = f"[{front.address}]" if ":" in front.address else front.address
                     print(f"{front.kind} {host}:{front.port}", flush=True)
-                while not ended.wait(0.5):  # a signal is handled between two waits
-                    pass
+                while not ended:
+                    time.sleep(0.2)
         except ValueError as error:
             say(f"smolmix-sync proxy: {error}")
             return 2

@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -131,9 +131,10 @@ def run(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
     except ValueError as error:
         print(f"localnet: {error}", file=sys.stderr)
         return 2
-    ended = threading.Event()
+    # No threading.Event: a handler that comes while the main thread is inside its wait() would wait for that for ever.
+    ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _: ended.append(number))
     try:
         with LocalNet(config, set_default=False) as net:
             facts = describe(net)
@@ -143,7 +144,8 @@ def run(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
                 print(json.dumps(facts), file=out, flush=True)
             else:
                 _print_text(facts, out)
-            while not ended.wait(0.5):
+            while not ended:
+                time.sleep(0.2)
                 if not net.alive:
                     print("localnet: the network ended", file=sys.stderr)
                     return 1

@@ -289,9 +289,10 @@ def add_node_arguments(parser: argparse.ArgumentParser) -> None:
 def run_node(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
     """Run one node in the foreground until SIGINT or SIGTERM; return the exit code."""
     out = out if out is not None else sys.stdout
-    ended = threading.Event()
+    # No threading.Event: a handler that comes while the main thread is inside its wait() would wait for that for ever.
+    ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda number, _: ended.append(number))
     try:
         node = LocalNode(
             arguments.role,
@@ -309,7 +310,8 @@ def run_node(arguments: argparse.Namespace, out: TextIO | None = None) -> int:
             else:
                 for name, value in node.facts().items():
                     print(f"{name:11} {value if value is not None else '-'}", file=out, flush=True)
-            while not ended.wait(0.5):
+            while not ended:
+                time.sleep(0.2)
                 if not node.alive:
                     raise LocalNetFailed("the node's process ended")
             if arguments.json:
