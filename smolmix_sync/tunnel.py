@@ -41,6 +41,7 @@ __all__ = [
     "TunnelBuilder",
     "TunnelState",
     "TunnelStats",
+    "carrier",
     "connect",
     "current",
     "disconnect",
@@ -478,6 +479,17 @@ def provide() -> provider.TunnelPort:
     return _attached[path]
 
 
+def carrier() -> Any:
+    """Return what everything without a tunnel of its own uses: sockets, ``fetch``, adapters, fronts.
+
+    The tunnel given to ``patch_all``, else what :func:`provide` finds; for the isolation key in force.
+
+    Raises:
+        OSError: as for :func:`smolmix_sync.reactor.provider.current`.
+    """
+    return provider.current()
+
+
 def _serve_children(tunnel: Tunnel) -> None:
     """Open the hand-out channel for children, before there are any."""
     global _handout_path
@@ -541,7 +553,7 @@ def disconnect(timeout: float = 10.0) -> None:
 
 def resolve(host: str, family: int = 0) -> list[str]:
     """Return the addresses of *host*, asked through the tunnel of this process."""
-    found: list[str] = provide().device.resolver.lookup(host, family)
+    found: list[str] = carrier().device.resolver.lookup(host, family)
     return found
 
 

@@ -92,9 +92,10 @@ class _Choice:
     def _port(self) -> Any:
         return self.attached or importlib.import_module("smolmix_sync.tunnel").current()
 
-    def isolate(self, key: str) -> Any:
-        """Return the tunnel of an isolation key."""
-        return self._port().isolate(key)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._port(), name)  # what fetch and the adapters ask of a tunnel
 
     @property
     def device(self) -> Any:

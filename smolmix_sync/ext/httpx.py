@@ -15,7 +15,7 @@ import httpcore
 import httpx
 
 from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
-from smolmix_sync.tunnel import current
+from smolmix_sync.tunnel import carrier
 
 __all__ = ["MixBackend", "MixTransport"]
 
@@ -92,7 +92,7 @@ class MixBackend(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """Connect through the tunnel; names are resolved there."""
-        tunnel = self._tunnel if self._tunnel is not None else current()
+        tunnel = self._tunnel if self._tunnel is not None else carrier()
         try:
             sock = dial(tunnel, host, port, Deadline(timeout or connect_limit(tunnel)))
             for option in socket_options or ():

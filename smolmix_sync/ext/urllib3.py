@@ -16,7 +16,7 @@ import urllib3.connectionpool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
-from smolmix_sync.tunnel import current
+from smolmix_sync.tunnel import carrier
 
 __all__ = [
     "MixHTTPConnection",
@@ -30,7 +30,7 @@ __all__ = [
 def _connect(self: Any) -> Any:
     """Stand in for ``HTTPConnection._new_conn``: name and connect through the tunnel."""
     timeout = self.timeout if isinstance(self.timeout, (int, float)) else None
-    tunnel = self.mix_tunnel if self.mix_tunnel is not None else current()
+    tunnel = self.mix_tunnel if self.mix_tunnel is not None else carrier()
     try:
         sock = dial(tunnel, self._dns_host, self.port, Deadline(timeout or connect_limit(tunnel)))
     except socket.gaierror as error:

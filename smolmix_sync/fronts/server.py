@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from smolmix_sync.errors import ExitPolicyError, LeakBlocked
 from smolmix_sync.http.dial import Carrier, Deadline, connect_limit, dial
-from smolmix_sync.tunnel import current
+from smolmix_sync.tunnel import carrier
 
 __all__ = ["Front", "Refused", "kind_of"]
 
@@ -141,7 +141,7 @@ class Front:
     @property
     def tunnel(self) -> Carrier:
         """The tunnel in use."""
-        return self._tunnel if self._tunnel is not None else current()
+        return self._tunnel if self._tunnel is not None else carrier()
 
     def connect(self, tunnel: Carrier, host: str, port: int) -> Any:
         """Connect to a destination.

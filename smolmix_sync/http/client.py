@@ -20,7 +20,7 @@ from smolmix_sync.http.headers import HeaderInput, Headers, merged
 from smolmix_sync.http.pool import Connection, Origin, Pool, pool_of
 from smolmix_sync.http.response import Body, Response
 from smolmix_sync.http.tls import shared_context
-from smolmix_sync.tunnel import current
+from smolmix_sync.tunnel import carrier
 
 __all__ = ["BodyInput", "fetch"]
 
@@ -120,7 +120,7 @@ def fetch(
         LeakBlocked: the destination is this machine.
         OSError: what the socket, the resolver (``socket.gaierror``) or TLS (``ssl.SSLError``) raised.
     """
-    tunnel = tunnel if tunnel is not None else current()
+    tunnel = tunnel if tunnel is not None else carrier()
     if max_redirects is None:
         max_redirects = int(getattr(getattr(tunnel, "config", None), "max_redirects", 5))
     limit = max_redirects

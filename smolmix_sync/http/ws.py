@@ -17,7 +17,7 @@ import websocket as _client
 from smolmix_sync.http.dial import Carrier, Deadline, ascii_host, connect_limit, dial, start_tls
 from smolmix_sync.http.errors import RedirectError
 from smolmix_sync.http.tls import create_ssl_context
-from smolmix_sync.tunnel import current
+from smolmix_sync.tunnel import carrier
 
 __all__ = ["MixWebSocketApp", "mix_websocket", "websocket"]
 
@@ -62,7 +62,7 @@ def _open(url: str, tunnel: Carrier | None, deadline_of: float | None, ssl_conte
     if parts.scheme not in _PORTS:
         raise ValueError(f"not a ws or wss URL: {url!r}")
     host = ascii_host(parts.hostname or "")
-    tunnel = tunnel if tunnel is not None else current()
+    tunnel = tunnel if tunnel is not None else carrier()
     deadline = Deadline(connect_limit(tunnel) if deadline_of is None else deadline_of)
     sock: Any = dial(tunnel, host, parts.port or _PORTS[parts.scheme], deadline)
     if parts.scheme == "wss":

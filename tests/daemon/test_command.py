@@ -143,6 +143,38 @@ def test_run_uses_the_daemon_and_opens_no_tunnel_of_its_own(net: LocalNet, tmp_p
         assert "no tunnel by the daemon" in done.stderr
 
 
+HELPERS = """
+import sys
+import smolmix_sync
+from smolmix_sync.ext.requests import session
+if sys.argv[1:]:
+    smolmix_sync.patch_all(tunnel=smolmix_sync.attach(sys.argv[1]))
+print(smolmix_sync.fetch("http://www.localnet/bytes/100").status, len(session().get("http://www.localnet/bytes/20").content))
+print(smolmix_sync.resolve("www.localnet")[0])
+sock = smolmix_sync.websocket("ws://www.localnet/ws")
+sock.send("hello")
+print(sock.recv(), smolmix_sync.get_tunnel())
+"""
+
+
+@pytest.mark.parametrize("by", ["the environment", "the patch"])
+def test_fetch_and_its_like_use_the_daemon_as_sockets_do(net: LocalNet, tmp_path: Path, by: str) -> None:
+    path = tmp_path / "daemon.sock"
+    with daemon(net, path):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("SMOLMIX_")}
+        arguments, more = (
+            ([], {"SMOLMIX_DAEMON": str(path)}) if by == "the environment" else ([str(path)], {})
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", HELPERS, *arguments], env={**clean, **more}, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, name, last = done.stdout.splitlines()
+    assert (first, last) == ("200 20", "hello None")
+    assert name.startswith("198.51.100.")
+
+
 def test_isolation_keys_have_addresses_of_their_own(net: LocalNet, tmp_path: Path) -> None:
     with daemon(net, tmp_path / "daemon.sock"):
         tunnel = attach(tmp_path / "daemon.sock")
