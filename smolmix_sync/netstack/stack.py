@@ -242,7 +242,7 @@ class Stack:
         destination = self.destination(addr)
         preferred = addresses.pack(local_address) if local_address is not None else b""
         source = self.source_for(destination, preferred)
-        if len(self.connections) >= self.config.max_connections:
+        if self._is_full():
             raise OSError(_errno.ENOBUFS, "connection table is full")
         pair = destination + source
         tail = port.to_bytes(2, "big")
@@ -544,7 +544,7 @@ class Stack:
         listener.half_open.add(conn)
 
     def _answer(self, source: bytes, target: bytes, arrived: Segment, settings: TcpSettings) -> Conn:
-        if len(self.connections) >= self.config.max_connections:
+        if self._is_full():
             raise WireError("tcp_table_full")
         conn = self._make(target, arrived.destination_port, source, arrived.source_port, settings)
         conn.state = State.SYN_RCVD
@@ -567,6 +567,17 @@ class Stack:
         request = Incoming(self, key, packet.source, packet.destination, arrived, raw, deadline)
         self.incoming[key] = request
         self._events.add(request, INCOMING)
+
+    def _is_full(self) -> bool:
+        """Tell whether there is no room for a connection; the oldest in TIME_WAIT gives way, as in the kernel."""
+        if len(self.connections) < self.config.max_connections:
+            return False
+        old = next((conn for conn in self.connections.values() if conn.state is State.TIME_WAIT), None)
+        if old is None:
+            return True
+        old.finish()
+        self.retire(old)
+        return False
 
     def accept_incoming(self, incoming: Incoming, settings: TcpSettings | None) -> Conn:
         """Answer a held SYN."""

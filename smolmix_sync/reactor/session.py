@@ -431,7 +431,10 @@ class TunnelSession:
             stack_config = dataclasses.replace(stack_config, initial_window=_UNPACED_WINDOW)
             if config.tcp_buffer_size is None:
                 tcp.sndbuf = _UNPACED_SEND_BUFFER
-        return Stack(connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom)
+        # Loopback and our own addresses are nothing an exit could carry: patch_all(loopback="mix") meets itself there.
+        return Stack(
+            connected.ips.ipv4, connected.ips.ipv6, config=stack_config, urandom=os.urandom, loopback=True
+        )
 
     def _prove(self, stack: Stack, mix: MixnetSession, until: float) -> None:
         """Hear something through the exit, and learn whether it has IPv6."""

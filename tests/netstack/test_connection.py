@@ -345,6 +345,20 @@ def test_normal_close_passive_side() -> None:
     assert not book.stack.connections
 
 
+def test_in_a_full_table_the_oldest_connection_in_time_wait_gives_way() -> None:
+    book = Playbook(StackConfig(max_connections=1))
+    conn = book.established()
+    conn.close()
+    book.out("FA", seq=1)
+    book.into("FA", 1, 2)
+    book.out("A", seq=2, ack=2)
+    assert conn.state is State.TIME_WAIT
+    again = book.stack.connect("10.0.0.1", 80, 1.0)
+    assert again.state is State.SYN_SENT
+    assert conn.state is State.CLOSED
+    assert len(book.stack.connections) == 1
+
+
 def test_simultaneous_close_figure_13() -> None:
     book = Playbook()
     conn = book.established()
