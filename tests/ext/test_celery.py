@@ -207,6 +207,58 @@ def test_soft_time_limit_interrupts_a_blocked_socket(project: Callable[..., Proj
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
+def test_hard_limit_and_revocation_end_blocked_sockets_and_the_worker_goes_on(
+    project: Callable[..., Project],
+) -> None:
+    from celery.exceptions import TaskRevokedError, TimeLimitExceeded
+
+    one = project(mode="daemon")
+    one.worker("prefork", 2)
+    killed, revoked = one.send("hang_until_killed"), one.send("hang_for_ever")
+    time.sleep(1.5)
+    one.app.control.revoke(revoked.id, terminate=True)
+    with pytest.raises(TaskRevokedError):
+        revoked.get(timeout=30)
+    with pytest.raises(TimeLimitExceeded):
+        killed.get(timeout=30)
+    assert one.collect([one.send("fetch", 10)])[0][0] == 10
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "pool"), [("daemon", "prefork"), ("own", "prefork"), ("own", "threads")])
+def test_warm_shutdown_lets_running_tasks_end(project: Callable[..., Project], mode: str, pool: str) -> None:
+    one = project(mode=mode)
+    worker = one.worker(pool, 2)
+    assert one.collect([one.send("fetch", 10)])[0][0] == 10  # the tunnel is up
+    results = [one.send("slow", 4.0) for _ in range(2)]
+    time.sleep(1.5)
+    worker.terminate()
+    assert one.collect(results, 40) == [5000, 5000]
+    assert worker.wait(25) == 0
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "pool"), [("own", "prefork"), ("own", "threads"), ("parent", "prefork")])
+def test_worker_without_a_network_starts_and_its_tasks_fail_as_tunnels_do(
+    project: Callable[..., Project], mode: str, pool: str
+) -> None:
+    one = project(mode=mode)
+    one.environment["NYM_API"] = one.environment["SMOLMIX_NYM_API"] = "http://127.0.0.1:9/api"
+    began = time.monotonic()
+    one.worker(pool, 2)
+    assert time.monotonic() - began < 45, one.log()
+    told = one.collect([one.send("fail_to_connect")], 60)[0]
+    assert told.startswith(("ENETDOWN", "ETIMEDOUT", "None")), told
+    assert "OSError" in told
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
 def test_two_workers_share_one_daemon_and_tasks_can_have_identities_of_their_own(
     project: Callable[..., Project],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -44,6 +45,40 @@ def hang() -> str:
         except SoftTimeLimitExceeded:
             return "interrupted"
     return "answered"
+
+
+def wait_for_ever() -> None:
+    with socket.create_connection(("echo.localnet", 7)) as sock:
+        sock.recv(1)
+
+
+@app.task(time_limit=4)
+def hang_until_killed() -> None:
+    """Wait without a soft limit."""
+    wait_for_ever()
+
+
+@app.task
+def hang_for_ever() -> None:
+    """Wait until the task is revoked."""
+    wait_for_ever()
+
+
+@app.task
+def slow(seconds: float) -> int:
+    """Fetch something that takes its time."""
+    with urllib.request.urlopen(f"http://www.localnet/drip/5000/{seconds}", timeout=60) as answer:
+        return len(answer.read())
+
+
+@app.task
+def fail_to_connect() -> str:
+    """Return what a connect without a tunnel raises."""
+    try:
+        socket.create_connection(("198.51.100.13", 7), timeout=10)
+    except OSError as error:
+        return f"{errno.errorcode.get(error.errno or 0)} {type(error).__mro__}"
+    return "connected"
 
 
 @app.task
