@@ -328,7 +328,7 @@ class Client:
                 number = flows.ports.reserve(flow, request.port or request.local_port)
                 flow.laddr = present(flow.family, request.host or _ANY[flow.family], number)
                 flow.bound = True
-            listen(device, flow, request.backlog)
+            listen(device, flow, request.backlog, lambda: self._accepted_pair(flow))
             self._accept(request, flow, fd)
         except OSError:
             flows.forget(flow)
@@ -336,6 +336,18 @@ class Client:
         finally:
             if fd >= 0:
                 posix_close(fd)
+
+    def _accepted_pair(self, listening: ServedFlow) -> tuple[int, ServedFlow]:
+        """Make the flow of an accepted connection, counted as the sockets that a client asks for."""
+        fd, flow = make_pair(listening.family, SOCK_STREAM, listening.pid)
+        try:
+            self._server.register(flow)
+        except OSError:
+            posix_close(fd)
+            if flow.end is not None:
+                flow.end.close()
+            raise
+        return fd, flow
 
     def _setopt(self, request: Request) -> None:
         flow = flows.by_cookie.get(request.cookie)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import _socket
 import errno
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from smolmix_sync.netstack import CLOSED, ERROR, Conn, Listener
@@ -33,15 +34,26 @@ from smolmix_sync.reactor.settings import apply_options
 
 if TYPE_CHECKING:
     from smolmix_sync.reactor.device import Device
-    from smolmix_sync.reactor.loop import Watcher
+    from smolmix_sync.reactor.loop import Timer, Watcher
 
 __all__ = ["ListenPump", "listen"]
 
 _LINGER = (int(_socket.SOL_SOCKET), int(_socket.SO_LINGER))
+#: Ours: seconds until a connection that found no descriptor is tried again.
+_RETRY = 0.1
 
 
-def listen(device: Device, flow: Flow, backlog: int) -> None:
+def listen(
+    device: Device, flow: Flow, backlog: int, pair: Callable[[], tuple[int, Flow]] | None = None
+) -> None:
     """Make *flow* a listener, or change the backlog of one.
+
+    Args:
+        device: has the stack.
+        flow: of the listening socket.
+        backlog: connections that may wait for accept().
+        pair: makes the descriptor and flow of an accepted connection, or raises OSError to let the peer's wait;
+            None makes those of this process.
 
     Raises:
         OSError: what ``Stack.listen`` raises; ENETDOWN when the device is not up.
@@ -49,18 +61,22 @@ def listen(device: Device, flow: Flow, backlog: int) -> None:
     if isinstance(flow.pump, ListenPump):
         flow.pump.set_backlog(backlog)
     elif flow.end is not None:
-        ListenPump(device, flow, backlog).open()
+        ListenPump(device, flow, backlog, pair).open()
 
 
 class ListenPump:
     """Hands accepted connections to the application."""
 
-    __slots__ = ("_backlog", "_device", "_held", "_listener", "_writer", "flow")
+    __slots__ = ("_backlog", "_device", "_held", "_listener", "_pair", "_retry", "_writer", "flow")
 
-    def __init__(self, device: Device, flow: Flow, backlog: int) -> None:
+    def __init__(
+        self, device: Device, flow: Flow, backlog: int, pair: Callable[[], tuple[int, Flow]] | None
+    ) -> None:
         self.flow = flow
         self._device = device
         self._backlog = max(1, backlog)
+        self._pair = pair or self._own_pair
+        self._retry: Timer | None = None
         self._listener: Listener | None = None
         self._held: Conn | None = None
         self._writer: Watcher | None = None
@@ -113,21 +129,35 @@ class ListenPump:
             if conn is None:
                 writer.stop()
                 return
-            if not self._hand_over(conn):
+            try:
+                fd, flow = self._pair()
+            except (
+                OSError
+            ):  # out of descriptors, or of what this client may have: the peer's connection waits
+                self._held = conn
+                writer.stop()
+                if self._retry is None:
+                    self._retry = self._device.loop.call_later(_RETRY, self._try_again)
+                return
+            if not self._hand_over(conn, fd, flow):
                 self._held = conn
                 writer.start()
                 return
 
-    def _hand_over(self, conn: Conn) -> bool:
+    def _try_again(self) -> None:
+        self._retry = None
+        self._deliver()
+
+    def _own_pair(self) -> tuple[int, Flow]:
+        fd, flow = create(self.flow.family, SOCK_STREAM, 0, self.flow.port)
+        by_fd.pop(fd, None)  # our copy of the application's end is closed at once
+        flow.fd = -1
+        return fd, flow
+
+    def _hand_over(self, conn: Conn, fd: int, flow: Flow) -> bool:
         """Send *conn* to the application as a socket; False when its queue is full."""
         listening, device = self.flow, self._device
         assert listening.end is not None
-        try:
-            fd, flow = create(listening.family, SOCK_STREAM, 0, listening.port)
-        except OSError:  # out of descriptors: the peer's connection waits
-            return False
-        by_fd.pop(fd, None)  # our copy of the application's end is closed at once
-        flow.fd = -1
         flow.options.update((key, value) for key, value in listening.options.items() if key != _LINGER)
         flow.laddr = present(flow.family, *conn.local)
         flow.raddr = present(flow.family, *conn.remote)
@@ -158,6 +188,9 @@ class ListenPump:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         held, self._held = self._held, None
         if held is not None:
             held.abort()

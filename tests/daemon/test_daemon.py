@@ -416,6 +416,27 @@ def test_sockets_of_one_process_are_bounded(serve: Any) -> None:
         sock.close()
 
 
+def test_accepted_sockets_count_and_wait_until_there_is_room(serve: Any) -> None:
+    tunnel = attach(serve(limit=4).path)
+    with tunnel.listen(0) as listener:
+        listener.settimeout(5)
+        address = (V4, listener.getsockname()[1])
+        outside = [tunnel.create_connection(address, 5) for _ in range(2)]  # 3 with the listener
+        inside = [listener.accept()[0]]
+        listener.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # the second waits: there may be four
+            listener.accept()
+        outside.pop(0).close()
+        inside.pop().close()
+        listener.settimeout(5)
+        inside.append(listener.accept()[0])
+        outside[0].sendall(b"late")
+        assert inside[0].recv(10) == b"late"
+        for sock in (*inside, *outside):
+            sock.close()
+    assert until(lambda: flows_of(tunnel) == 0)
+
+
 # --- life and death of the daemon ---
 
 
