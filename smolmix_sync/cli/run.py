@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import runpy
@@ -32,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Python programs that the program starts are patched too and use its tunnel; others stay without network",
     )  # fmt: skip
     parser.add_argument(
+        "--socket", metavar="PATH",
+        help="serve the tunnel at PATH while the program runs, as the daemon does: `status --socket PATH` shows it",
+    )  # fmt: skip
+    parser.add_argument(
         "-m", dest="module", action="store_true", help="the program is a module name, as in python -m"
     )
     parser.add_argument("program", help="path of the script, or the module with -m")
@@ -48,15 +53,25 @@ def run(arguments: argparse.Namespace) -> int:
     with network(arguments):
         # A daemon named by the environment is the tunnel of every process under it, of this one too.
         by_daemon = bool(os.environ.get("SMOLMIX_DAEMON")) and not arguments.localnet
-        if not (_daemon_answers() if by_daemon else open_tunnel(arguments)):
+        tunnel = _daemon_answers() if by_daemon else open_tunnel(arguments)
+        if not tunnel:
             return 1
+        served = contextlib.ExitStack()
         try:
+            if arguments.socket and not by_daemon:
+                served.enter_context(
+                    importlib.import_module("smolmix_sync.daemon").DaemonServer(arguments.socket, tunnel)
+                )
             if not patch(
                 ("loopback", *arguments.direct), strict=not arguments.no_strict, children=arguments.children
             ):
                 return 1
             return run_program(arguments.program, arguments.args, module=arguments.module)
+        except OSError as error:
+            say(f"smolmix-sync run: {error.strerror}: {arguments.socket}")
+            return 1
         finally:
+            served.close()
             smolmix_sync.disconnect()
 
 

@@ -88,6 +88,30 @@ def test_run_keeps_c_code_and_children_off_the_network_unless_told_otherwise(
 
 
 @pytest.mark.slow
+def test_tunnel_of_a_running_program_can_be_looked_at(environment: dict[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "tunnel.sock"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import urllib.request\nprint(len(urllib.request.urlopen('http://www.localnet/bytes/10', timeout=30).read()))\n"
+        "print('up', flush=True)\ninput()\n"
+    )
+    command = [sys.executable, "-m", "smolmix_sync", "run", "--socket", str(path), str(script)]
+    with subprocess.Popen(
+        command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline(), process.stdout.readline()] == ["10\n", "up\n"]
+        done = smolmix("status", "--socket", str(path), "--json", **environment)
+        told = json.loads(done.stdout)
+        assert (told["pid"], told["state"]) == (process.pid, "ready")
+        process.communicate("\n", timeout=30)
+    assert process.returncode == 0
+    assert not path.exists()
+    done = smolmix("run", "--socket", str(tmp_path / "no" / "such" / "folder"), str(script), **environment)
+    assert (done.returncode, "No such file" in done.stderr) == (1, True)
+
+
+@pytest.mark.slow
 def test_run_module_and_tracebacks(environment: dict[str, str]) -> None:
     done = smolmix("run", "-m", "json.tool", "--help", **environment)
     assert done.returncode == 0
