@@ -15,6 +15,7 @@ Source: spec/sockets.md sections 0, 2, 8, 10 and 11; design.md decisions 11 and 
 from __future__ import annotations
 
 import _socket
+import functools
 import importlib
 import importlib.util
 import logging
@@ -34,7 +35,7 @@ from smolmix_sync._socket_core import METHODS, initialise
 from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
 from smolmix_sync.reactor import provider
-from smolmix_sync.reactor._originals import CSocket, original
+from smolmix_sync.reactor._originals import CSocket, get_ident, original
 from smolmix_sync.reactor.isolation import set_key_function
 from smolmix_sync.reactor.provider import TunnelPort
 
@@ -275,6 +276,7 @@ def _patch_sigterm(changes: _Changes) -> None:
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         return
     signal.signal(signal.SIGTERM, _terminated)
+    _hook_forks()
 
     def undo() -> None:
         if (
@@ -284,6 +286,35 @@ def _patch_sigterm(changes: _Changes) -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     changes.on_undo(undo)
+
+
+#: By thread, the signal mask from before a fork that is under way.
+_fork_masks: dict[int, Any] = {}
+
+
+@functools.cache  # hooks are for good
+def _hook_forks() -> None:
+    os.register_at_fork(
+        before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_default_sigterm
+    )
+
+
+def _hold_sigterm() -> None:
+    """Have SIGTERM wait: the interpreter forgets signals that reach a child before it is set up."""
+    _fork_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release_sigterm() -> None:
+    mask = _fork_masks.pop(get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _default_sigterm() -> None:
+    """A forked child dies of SIGTERM at once, as those who start workers expect."""
+    if signal.getsignal(signal.SIGTERM) is _terminated:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release_sigterm()
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -123,5 +123,10 @@ def test_written_data_arrives_however_the_process_ends(way: str, code: int, orde
     assert "ALL ARRIVED" in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize("order", ["plain", "gevent-first"])
+def test_forked_children_die_of_sigterm_at_once(order: str) -> None:
+    run("terminated_child.py", order)
+
+
 def test_importing_the_package_loads_and_starts_nothing() -> None:
     run("imports.py")
