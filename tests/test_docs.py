@@ -56,6 +56,22 @@ def test_code_of_the_page_runs_as_printed(page: Path, environment: dict[str, str
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.interop
+@pytest.mark.slow
+def test_code_about_c_libraries_runs_under_the_filter(environment: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("pycurl")
+    (block,) = blocks(DOCS / "fail-closed.rst")
+    script = tmp_path / "block.py"
+    # The page leaves the request to its reader.
+    code = block.replace("/run/user/1000", str(tmp_path)).replace("example.org", "www.localnet")
+    script.write_text(code.rstrip() + "\n    curl.perform()\n    assert curl.getinfo(pycurl.RESPONSE_CODE) == 200\n")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_commands_and_options_on_the_pages_exist(capsys: pytest.CaptureFixture[str]) -> None:
     texts = [page.read_text() for page in [*PAGES, ROOT / "README.rst"]]
     used = [one for text in texts for one in re.findall(r"``smolmix-sync\s+([a-z]+)([^`]*)``", text)]
