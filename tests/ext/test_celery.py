@@ -140,8 +140,13 @@ def project(broker: str, net: LocalNet, tmp_path: Path) -> Iterator[Callable[...
 @pytest.mark.parametrize(
     ("mode", "pool"),
     [
-        ("daemon", "prefork"), ("daemon", "threads"), ("daemon", "gevent"), ("daemon", "solo"),
-        ("own", "threads"), ("own", "gevent"), ("own", "solo"), ("own", "prefork"), ("parent", "prefork"),
+        ("daemon", "prefork"), ("daemon", "gevent"), ("own", "threads"), ("parent", "prefork"),
+        *(
+            pytest.param(*one, marks=pytest.mark.long)
+            for one in (
+                ("daemon", "threads"), ("daemon", "solo"), ("own", "gevent"), ("own", "solo"), ("own", "prefork")
+            )
+        ),
     ],
 )  # fmt: skip
 def test_every_task_of_a_batch_comes_back(project: Callable[..., Project], mode: str, pool: str) -> None:
@@ -227,7 +232,14 @@ def test_hard_limit_and_revocation_end_blocked_sockets_and_the_worker_goes_on(
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "pool"), [("daemon", "prefork"), ("own", "prefork"), ("own", "threads")])
+@pytest.mark.parametrize(
+    ("mode", "pool"),
+    [
+        ("daemon", "prefork"),
+        pytest.param("own", "prefork", marks=pytest.mark.long),
+        pytest.param("own", "threads", marks=pytest.mark.long),
+    ],
+)
 def test_warm_shutdown_lets_running_tasks_end(project: Callable[..., Project], mode: str, pool: str) -> None:
     one = project(mode=mode)
     worker = one.worker(pool, 2)
@@ -242,7 +254,14 @@ def test_warm_shutdown_lets_running_tasks_end(project: Callable[..., Project], m
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "pool"), [("own", "prefork"), ("own", "threads"), ("parent", "prefork")])
+@pytest.mark.parametrize(
+    ("mode", "pool"),
+    [
+        ("own", "prefork"),
+        pytest.param("own", "threads", marks=pytest.mark.long),
+        pytest.param("parent", "prefork", marks=pytest.mark.long),
+    ],
+)
 def test_worker_without_a_network_starts_and_its_tasks_fail_as_tunnels_do(
     project: Callable[..., Project], mode: str, pool: str
 ) -> None:
