@@ -163,6 +163,24 @@ def test_users_and_passwords(tunnel: Tunnel, socks: SocksServer) -> None:
             assert client.recv(2) == b"\5\xff"
 
 
+def test_a_user_name_has_an_identity_of_its_own(tunnel: Tunnel, socks: SocksServer) -> None:
+    before = tunnel.isolated_count
+    name = b"echo.localnet"
+    for _ in range(2):  # the second finds the first's
+        with contextlib.closing(connected(socks)) as client:
+            client.settimeout(30)
+            client.sendall(b"\5\1\2")
+            assert client.recv(2) == b"\5\2"
+            client.sendall(b"\1\5alice\0")
+            assert client.recv(2) == b"\1\0"
+            client.sendall(b"\5\1\0\3" + bytes((len(name),)) + name + (7).to_bytes(2, "big"))
+            assert client.recv(10)[:2] == b"\5\0"
+            client.sendall(b"as alice")
+            assert client.recv(20) == b"as alice"
+        assert tunnel.isolated_count == before + 1
+    assert tunnel.isolate("alice").nym_address != tunnel.nym_address
+
+
 def test_only_loopback_without_a_password(tunnel: Tunnel) -> None:
     for kind in (SocksServer, HttpProxy):
         with pytest.raises(ValueError, match="password"):
