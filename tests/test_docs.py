@@ -64,7 +64,9 @@ def test_code_about_c_libraries_runs_under_the_filter(environment: dict[str, str
     script = tmp_path / "block.py"
     # The page leaves the request to its reader.
     code = block.replace("/run/user/1000", str(tmp_path)).replace("example.org", "www.localnet")
-    script.write_text(code.rstrip() + "\n    curl.perform()\n    assert curl.getinfo(pycurl.RESPONSE_CODE) == 200\n")
+    script.write_text(
+        code.rstrip() + "\n    curl.perform()\n    assert curl.getinfo(pycurl.RESPONSE_CODE) == 200\n"
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False,
