@@ -10,28 +10,24 @@ from __future__ import annotations
 
 # C types captured as they are: the parent's socket.socket may be patched, before or after.
 import _socket
-import _thread
-import contextlib
 import dataclasses
 import json
 import logging
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import smolmix_sync
 from smolmix_sync.config import set_process_overrides
+from smolmix_sync.localnet.child import end_child, parent_to_watch, start_child
 from smolmix_sync.localnet.config import LocalNetConfig
 from smolmix_sync.localnet.control import ControlClient
 
-__all__ = ["LocalNet", "LocalNetFailed", "NodeControl", "child_environment", "forget_in_children"]
+__all__ = ["LocalNet", "LocalNetFailed", "NodeControl"]
 
 _log = logging.getLogger("smolmix_sync.localnet")
 
@@ -171,30 +167,17 @@ class LocalNet:
         config = dataclasses.replace(self.config, state_dir=os.path.abspath(state_dir))
         if config.capture_dir is not None:
             config = dataclasses.replace(config, capture_dir=os.path.abspath(config.capture_dir))
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "smolmix_sync.localnet.network"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env=child_environment(),
-                start_new_session=True,
-            )
+            self._process, ours = start_child("network")
         except BaseException:
-            ours.close()
             self._remove_state_dir()
             raise
-        finally:
-            theirs.close()
         self._lifeline = ours
         self._pid = os.getpid()
-        forget_in_children(ours)
-        # The death signal comes when the creating thread ends, so only the main thread asks for it.
-        main_thread = _thread.get_native_id() == os.getpid()
         order = {
             "config": config.to_json(),
             "remove_state_dir": self._own_state_dir is not None,
-            "parent": os.getpid() if main_thread else None,
+            "parent": parent_to_watch(),
             "start_timeout": self._start_timeout,
         }
         try:
@@ -237,14 +220,8 @@ class LocalNet:
             self._lifeline.close()  # end of file is the order to stop
             self._lifeline = None
         process, self._process = self._process, None
-        if process is not None:
-            deadline = time.monotonic() + _STOP_TIMEOUT
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            if process.poll() is None:
-                _log.warning("the network's supervisor did not end; killing it")
-                process.kill()
-                process.wait()
+        if process is not None and not end_child(process, _STOP_TIMEOUT):
+            _log.warning("the network's supervisor did not end, and was killed")
         self._remove_state_dir()
 
     def _remove_state_dir(self) -> None:
@@ -373,24 +350,3 @@ class LocalNet:
         if self._process is not None:
             result["supervisor"] = self._process.pid
         return result
-
-
-def child_environment() -> dict[str, str]:
-    """Return an environment with none of the client's settings, where this package can be imported."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("SMOLMIX_", "LD_PRELOAD"))
-    }
-    package_parent = str(Path(smolmix_sync.__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
-    environment.pop("NYM_API", None)
-    return environment
-
-
-def forget_in_children(lifeline: _socket.socket) -> None:
-    """Close a forked child's copy of *lifeline*, or the network would outlive the parent."""
-
-    def close() -> None:
-        with contextlib.suppress(OSError):
-            lifeline.close()
-
-    os.register_at_fork(after_in_child=close)

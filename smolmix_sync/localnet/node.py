@@ -11,7 +11,6 @@ Run: ``python -m smolmix_sync.localnet node --role mix --nym-api URL``.
 from __future__ import annotations
 
 import _socket
-import _thread
 import argparse
 import dataclasses
 import json
@@ -28,7 +27,8 @@ from typing import Any, TextIO
 from smolmix_sync.address import base58_encode
 from smolmix_sync.crypto import x25519_base
 from smolmix_sync.localnet.ca import CertificateAuthority
-from smolmix_sync.localnet.localnet import LocalNetFailed, child_environment, forget_in_children
+from smolmix_sync.localnet.child import end_child, parent_to_watch, start_child
+from smolmix_sync.localnet.localnet import LocalNetFailed
 from smolmix_sync.localnet.neighbours import REFRESH
 from smolmix_sync.localnet.plan import NodeKeys, PortBook, SphinxNode
 from smolmix_sync.mixnet.sphinx.mix_packet import UNKNOWN_ROTATION_ID
@@ -140,23 +140,8 @@ class LocalNode:
         """
         if self._process is not None:
             raise RuntimeError("this node runs already")
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", f"smolmix_sync.localnet.{self._node.kind}"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                env=child_environment(),
-                start_new_session=True,
-            )
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._line = ours
+        self._process, self._line = start_child(self._node.kind)
         self._pid = os.getpid()
-        forget_in_children(ours)
         try:
             self._send({"config": self._config()})
             answer = self._receive(_START_TIMEOUT)
@@ -172,8 +157,7 @@ class LocalNode:
         config: dict[str, Any] = {
             "name": node.name,
             "log_level": self._log_level,
-            # The death signal comes when the creating thread ends, so only the main thread asks for it.
-            "parent": os.getpid() if _thread.get_native_id() == os.getpid() else None,
+            "parent": parent_to_watch(),
             "address": node.address,
             "ports": dict(node.ports),
             "sphinx_keys": [[UNKNOWN_ROTATION_ID, node.keys.sphinx_private.hex()]],
@@ -248,12 +232,7 @@ class LocalNode:
             self._line = None
         process, self._process = self._process, None
         if process is not None:
-            deadline = time.monotonic() + _STOP_TIMEOUT
-            while process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.01)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            end_child(process, _STOP_TIMEOUT)
         self._ports.close()
 
     def __enter__(self) -> LocalNode:
