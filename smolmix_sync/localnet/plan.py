@@ -136,12 +136,26 @@ class PortBook:
             ) from None
         self._reserved.append(sock)
         port: int = sock.getsockname()[1]
+        if name not in self._fixed and not _free_for_datagrams(family, address, port):
+            return self.reserve(
+                name, address=address
+            )  # the port passed over stays reserved: no second try meets it
         return port
 
     def close(self) -> None:
         """Give every port back."""
         for sock in self._reserved:
             sock.close()
+
+
+def _free_for_datagrams(family: int, address: str, port: int) -> bool:
+    """Tell whether a UDP service could have the same number: the kernel looked at TCP alone when it chose."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
 
 
 def make_nodes(config: LocalNetConfig, ports: PortBook) -> list[SphinxNode]:

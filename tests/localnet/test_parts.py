@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from smolmix_sync.localnet import plan
 from smolmix_sync.localnet.ca import CertificateAuthority
 from smolmix_sync.localnet.control import ControlClient, ControlError
 from smolmix_sync.localnet.links import LinkCapture
@@ -50,6 +52,22 @@ def test_keys_are_not_in_the_repr() -> None:
 
 
 @pytest.mark.interop
+def test_a_port_that_a_datagram_socket_has_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def first_is_taken(family: int, address: str, port: int) -> bool:
+        asked.append(port)
+        return len(asked) > 1
+
+    monkeypatch.setattr(plan, "_free_for_datagrams", first_is_taken)
+    with contextlib.closing(PortBook("127.0.0.1", {})) as book:
+        assert book.reserve("dns") == asked[1] != asked[0]
+    monkeypatch.undo()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert not plan._free_for_datagrams(socket.AF_INET, "127.0.0.1", taken.getsockname()[1])
+
+
 def test_reserved_port_is_free_for_its_node_and_refuses_until_then() -> None:
     book = PortBook("127.0.0.1", {})
     port = book.reserve("mix1.mix")
