@@ -193,6 +193,12 @@ class Client:
             raise
         if end is not None:
             flow.cookie = request.cookie
+        self._count(fd, flow)
+        self._set_options(flow, request)
+        return fd, flow
+
+    def _count(self, fd: int, flow: ServedFlow) -> None:
+        """Register a pair, or close both its ends and raise."""
         try:
             self._server.register(flow)
         except OSError:
@@ -201,8 +207,6 @@ class Client:
             if flow.end is not None:
                 flow.end.close()
             raise
-        self._set_options(flow, request)
-        return fd, flow
 
     @staticmethod
     def _set_options(flow: Flow, request: Request) -> None:
@@ -340,13 +344,7 @@ class Client:
     def _accepted_pair(self, listening: ServedFlow) -> tuple[int, ServedFlow]:
         """Make the flow of an accepted connection, counted as the sockets that a client asks for."""
         fd, flow = make_pair(listening.family, SOCK_STREAM, listening.pid)
-        try:
-            self._server.register(flow)
-        except OSError:
-            posix_close(fd)
-            if flow.end is not None:
-                flow.end.close()
-            raise
+        self._count(fd, flow)
         return fd, flow
 
     def _setopt(self, request: Request) -> None:

@@ -18,7 +18,6 @@ from smolmix_sync.reactor import _originals
 from smolmix_sync.reactor._originals import os_error
 
 if TYPE_CHECKING:
-    from smolmix_sync.reactor.device import Device
     from smolmix_sync.reactor.loop import ReactorLoop, Timer
     from smolmix_sync.reactor.provider import TunnelPort
 
@@ -157,7 +156,7 @@ class TunnelPool(Generic[_PortT]):
         if len(self._kept) < self._limit:
             return
         for key, kept in self._kept.items():
-            if now - kept.used_at >= _FRESH and not _device(kept.port).in_use:
+            if now - kept.used_at >= _FRESH and not kept.port.device.in_use:
                 _retire(self._kept.pop(key).port)
                 return
         raise os_error(errno.ENOBUFS, f"all {self._limit} isolated tunnels are in use")
@@ -178,7 +177,7 @@ class TunnelPool(Generic[_PortT]):
         now = self._loop.now()
         self._timer = None
         for key, kept in list(self._kept.items()):
-            if _device(kept.port).in_use:
+            if kept.port.device.in_use:
                 kept.used_at = now
             elif now - kept.used_at >= self._idle:
                 _retire(self._kept.pop(key).port)
@@ -192,11 +191,6 @@ class TunnelPool(Generic[_PortT]):
             if shutdown is not None:
                 shutdown(timeout)
 
-    def retire_all(self) -> None:
-        """As ``close``, but without waiting."""
-        for port in self._loop.call(self._take_all):
-            _retire(port)
-
     def _take_all(self) -> list[_PortT]:
         self._closed = True
         if self._timer is not None:
@@ -206,10 +200,6 @@ class TunnelPool(Generic[_PortT]):
         self._kept.clear()
         self._spare = []
         return ports
-
-
-def _device(port: TunnelPort) -> Device:
-    return port.device
 
 
 def _is_over(port: TunnelPort) -> bool:
