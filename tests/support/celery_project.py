@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -18,17 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.servers import end_with_us
 
 from smolmix_sync.daemon import attach
 
 PROJECT = Path(__file__).parents[1] / "ext" / "celery_project"
 
 needs_redis = pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
-
-
-def end_with_us() -> None:
-    """Have the kernel end a child with the test run, however that ends (PR_SET_PDEATHSIG)."""
-    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))
 
 
 @dataclass
