@@ -57,8 +57,9 @@ def start(names: list[str], folder: Path, stack: contextlib.ExitStack) -> dict[s
         host = found.get("host", LOOPBACK)
         return {**found, "host": f"{name}.test" if host == LOOPBACK else host}
 
-    with ThreadPoolExecutor(4) as pool:
-        futures = {name: pool.submit(enter, name) for name in names}
+    # Its threads stay until the end: the kernel would end the servers with the thread that started them (PDEATHSIG).
+    pool = stack.enter_context(ThreadPoolExecutor(4))
+    futures = {name: pool.submit(enter, name) for name in names}
     return {name: future.result() for name, future in futures.items()}
 
 
