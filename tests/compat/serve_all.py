@@ -2,7 +2,7 @@
 
 usage: serve_all.py FOLDER [--address ADDRESS] [SERVICE...]
 
-Every server listens on 127.0.0.1 and is reached through the exit by a name of its own, ``SERVICE.test`` unless the
+Every server listens on 127.0.0.1 and is reached through the exit by a name of its own, ``SERVICE.localnet`` unless the
 service gives another as ``host``, at the same port: every detail called ``port`` or ``something_port``, and every one
 of the list ``ports``.
 """
@@ -55,7 +55,7 @@ def start(names: list[str], folder: Path, stack: contextlib.ExitStack) -> dict[s
         found: dict[str, Any] = running.__enter__()
         stack.push(running)
         host = found.get("host", LOOPBACK)
-        return {**found, "host": f"{name}.test" if host == LOOPBACK else host}
+        return {**found, "host": f"{name}.localnet" if host == LOOPBACK else host}
 
     # Its threads stay until the end: the kernel would end the servers with the thread that started them (PDEATHSIG).
     pool = stack.enter_context(ThreadPoolExecutor(4))

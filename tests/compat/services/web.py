@@ -17,7 +17,7 @@ from typing import Any
 from support.certificates import Authority
 
 SIZE = 50_000
-NAME = "web.test"
+NAME = "web.localnet"
 
 CONFIGURATION = """
 daemon off;
