@@ -196,8 +196,6 @@ class Installed:
         if mode == "daemon":
             self._choice.attached = attach(self._path)
             self._start_daemon(self._start_timeout)
-            with contextlib.suppress(OSError):
-                self._held = hold(self._path)
         elif mode == "parent":
             self._serve_children()
         elif self._pool != "prefork":
@@ -213,6 +211,10 @@ class Installed:
         except SmolmixError as problem:
             # Nothing leaks: tasks get ENETDOWN until there is a tunnel, and each of them looks again.
             _LOG.error("no daemon: %s", problem)
+        with contextlib.suppress(OSError):
+            held, self._held = self._held, hold(self._path)
+            if held is not None:
+                held.close()  # what it held is gone
 
     def _serve_children(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="smolmix-celery-")
