@@ -153,7 +153,7 @@ class Front:
         try:
             return dial(tunnel, host, port, Deadline(limit))
         except (OSError, ValueError) as error:
-            _LOG.debug("%s: %s:%d: %s", self.kind, host, port, error)
+            _LOG.debug("%s: a destination cannot be had: %s", self.kind, kind_of(error))
             raise Refused(kind_of(error), error) from error
 
     @property

@@ -18,6 +18,7 @@ from smolmix_sync.mixnet.client import MessageReceived
 from smolmix_sync.mixnet.topology.selection import Exit
 from smolmix_sync.reactor._real import limited
 from smolmix_sync.reactor.bridge import Bridge, BridgeSettings
+from smolmix_sync.reactor.log import printable
 from smolmix_sync.reactor.mixclient import MixnetSession
 
 __all__ = ["ExitStream", "check_link", "exit_choices", "open_bridge"]
@@ -109,7 +110,7 @@ def open_bridge(
                 bridge.adopt(on_event=on_event, on_silent=on_silent)
                 return bridge, event
             if isinstance(event, ConnectRefused):
-                raise IprDenied(f"exit: {name} refused: {event.reason}")
+                raise IprDenied(f"exit: {name} refused: {printable(event.reason)}")
             check_link(mix)
             if event is not None or loop.now() >= until:
                 raise SetupTimeout(f"exit: {name} did not answer the connect request")

@@ -23,7 +23,7 @@ import gevent.lock
 import websocket
 from websocket import ABNF
 
-from smolmix_sync.errors import GatewayAuthError, GatewayBandwidthError, GatewayError
+from smolmix_sync.errors import GatewayAuthError, GatewayBandwidthError, GatewayError, WireError
 from smolmix_sync.mixnet.gateway.client import ClientState, GatewayClient
 from smolmix_sync.mixnet.gateway.events import (
     Authenticated,
@@ -39,7 +39,8 @@ from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import EntryDetails
 from smolmix_sync.reactor._originals import monotonic
 from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp, limited
-from smolmix_sync.reactor.log import ReactorLogger
+from smolmix_sync.reactor.log import ReactorLogger, printable
+from smolmix_sync.reactor.wsupgrade import Upgrade
 
 __all__ = ["CLOCK_SKEW", "FRAME_LIMIT", "GatewayEndpoint", "GatewayLink", "GatewayRefusal", "endpoints_of"]
 
@@ -52,6 +53,10 @@ _MAX_MESSAGE = 1 << 17
 #: Ours: how long the reader may go on before other greenlets and timers get their turn.
 _TURN = 0.005
 _READ_AHEAD = 65536
+#: Ours: pieces of what was read ahead between two looks at the clock.
+_READS = 64
+#: From the specification (RFC 6455 section 5.5).
+_MAX_CONTROL = 125
 #: What a person is told; the gateway's own words, with both clocks, follow.
 CLOCK_SKEW = "clock skew: the clocks of this machine and of the gateway differ by more than 2 minutes"
 
@@ -135,22 +140,43 @@ class _ReadAhead:
         self._buffer = b""
         self._offset = 0
         self._turn_ends = 0.0
+        self._reads = 0
 
     def recv(self, size: int) -> bytes:
-        if self._offset >= len(self._buffer):
-            # A gateway that always has more must not keep the hub from its timers.
+        # A gateway that always has more, in however small frames, must not keep the hub from its timers.
+        self._reads += 1
+        if self._offset >= len(self._buffer) or not self._reads % _READS:
             now = monotonic()
             if now > self._turn_ends:
                 gevent.sleep(0)
                 self._turn_ends = monotonic() + _TURN
+        if self._offset >= len(self._buffer):
             self._buffer = self._sock.recv(_READ_AHEAD)
             self._offset = 0
         data = self._buffer[self._offset : self._offset + size]
         self._offset += len(data)
         return data
 
+    def unread(self, data: bytes) -> None:
+        """Put octets back in front."""
+        self._buffer = data + self._buffer[self._offset :]
+        self._offset = 0
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+
+def _upgrade(reader: _ReadAhead, endpoint: GatewayEndpoint) -> None:
+    """Make a websocket of a connection.
+
+    Raises:
+        WireError: the gateway's answer is none to that.
+    """
+    upgrade = Upgrade(endpoint.url.partition("://")[2], os.urandom)
+    reader.sendall(upgrade.request())
+    while not upgrade.receive_untrusted(reader.recv(_READ_AHEAD)):
+        pass
+    reader.unread(upgrade.rest)
 
 
 class GatewayLink:
@@ -191,8 +217,8 @@ class GatewayLink:
         self._closed = False
         self._pong_due: float | None = None
         self._ping_due = 0.0
-        self._fragments: list[bytes] = []
-        self._fragments_opcode = 0
+        self._fragments = bytearray()
+        self._fragments_opcode = ABNF.OPCODE_CONT
         self.reason = ""
         self.shared_key: bytes | None = client.shared_key
 
@@ -246,24 +272,23 @@ class GatewayLink:
     ) -> None:
         tls = client_tls_context(ca_file) if endpoint.tls else None
         sock = connect_tcp(endpoint.host, endpoint.port, timeout=timeout, tls=tls, addresses=addresses)
+        reader = _ReadAhead(sock)
+        try:
+            _upgrade(reader, endpoint)
+        except WireError as error:
+            sock.close()
+            raise GatewayRefusal(f"no websocket at {endpoint.url}: {error}", Refusal.PROTOCOL.value) from None
+        except BaseException:
+            sock.close()
+            raise
         link: Any = websocket.WebSocket(skip_utf8_validation=False)
         # Native locks would stop the whole hub; these stop a greenlet.
         link.lock = gevent.lock.RLock()
         link.readlock = gevent.lock.RLock()
         link.frame_buffer = _BoundedFrameBuffer(link._recv, skip_utf8_validation=False)
         link.frame_buffer.lock = gevent.lock.RLock()
-        try:
-            # A redirect would be dialled by websocket-client itself, past RealSocket: none is followed.
-            link.connect(endpoint.url, socket=_ReadAhead(sock), redirect_limit=0, suppress_origin=True)
-        except websocket.WebSocketTimeoutException as error:
-            sock.close()
-            raise TimeoutError(errno.ETIMEDOUT, f"no websocket at {endpoint.url}: {error}") from None
-        except websocket.WebSocketException as error:
-            sock.close()
-            raise GatewayRefusal(f"no websocket at {endpoint.url}: {error}", Refusal.PROTOCOL.value) from None
-        except BaseException:
-            sock.close()
-            raise
+        link.sock = reader
+        link.connected = True
         self._websocket = link
 
     # --- what the owner calls ---
@@ -349,7 +374,7 @@ class GatewayLink:
         self._take_output(now)
 
     def _refused(self, event: GatewayRefused) -> None:
-        error = GatewayRefusal(f"the gateway refused: {event.reason}", event.kind.value)
+        error = GatewayRefusal(f"the gateway refused: {printable(event.reason)}", event.kind.value)
         if not self._open:
             self._fail(error)
             return
@@ -371,8 +396,10 @@ class GatewayLink:
             while not self._closed:
                 frame = link.recv_frame()
                 opcode = frame.opcode
-                if opcode == ABNF.OPCODE_PING:
-                    # The newest pings matter; a flood must not fill the memory of a writer that is stuck.
+                if opcode >= ABNF.OPCODE_CLOSE and (len(frame.data) > _MAX_CONTROL or not frame.fin):
+                    self._lose("the gateway sent a control frame that is too large")
+                elif opcode == ABNF.OPCODE_PING:
+                    # Some answers are enough; a flood must not fill the memory of a writer that is stuck.
                     if len(self._control) < FRAME_LIMIT:
                         self._control.append((ABNF.OPCODE_PONG, frame.data))
                         self._wake.set()
@@ -387,20 +414,21 @@ class GatewayLink:
 
     def _take_data(self, frame: Any) -> None:
         if frame.opcode != ABNF.OPCODE_CONT:
-            self._fragments = []
+            self._fragments.clear()
             self._fragments_opcode = frame.opcode
-        elif not self._fragments:
+        elif self._fragments_opcode == ABNF.OPCODE_CONT:
             self._lose("the gateway continued a message it had not begun")
             return
-        self._fragments.append(frame.data)
-        if sum(map(len, self._fragments)) > _MAX_MESSAGE:
+        self._fragments += frame.data
+        if len(self._fragments) > _MAX_MESSAGE:
             self._lose("the gateway sent a message that is too large")
             return
         if not frame.fin:
             return
-        data = b"".join(self._fragments)
-        self._fragments = []
+        data = bytes(self._fragments)
+        self._fragments.clear()
         text = self._fragments_opcode == ABNF.OPCODE_TEXT
+        self._fragments_opcode = ABNF.OPCODE_CONT
         self.client.receive_data(data.decode("utf-8") if text else data, monotonic())
         self._pump()
 

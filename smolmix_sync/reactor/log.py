@@ -14,7 +14,15 @@ import traceback
 
 from smolmix_sync.reactor import loop as _loop
 
-__all__ = ["ReactorLogger", "set_debug"]
+__all__ = ["PACKETS", "ReactorLogger", "printable", "set_debug"]
+
+#: The logger of IP packets. Its level is its own: a program that logs everything at DEBUG does not thereby write
+#: down where it connects to.
+PACKETS = logging.getLogger("smolmix_sync.packets")
+PACKETS.setLevel(logging.INFO)
+
+#: Ours: as much of a stranger's text as is told.
+_LONGEST = 300
 
 #: What set_debug has added.
 _handlers: list[logging.Handler] = []
@@ -28,6 +36,7 @@ def set_debug(on: bool = True) -> None:
     """
     logger = logging.getLogger("smolmix_sync")
     logger.setLevel(logging.DEBUG if on else logging.NOTSET)
+    PACKETS.setLevel(logging.DEBUG if on else logging.INFO)
     while _handlers and not on:
         logger.removeHandler(_handlers.pop())
     has_own = any(not isinstance(one, logging.NullHandler) for one in logger.handlers)
@@ -36,6 +45,12 @@ def set_debug(on: bool = True) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
         logger.addHandler(handler)
         _handlers.append(handler)
+
+
+def printable(text: str) -> str:
+    """Return what a stranger wrote as one line of bounded length, fit for logs, errors and terminals."""
+    told = "".join(char if char.isprintable() else "?" for char in text[:_LONGEST])
+    return told + "..." if len(text) > _LONGEST else told
 
 
 class ReactorLogger:

@@ -43,7 +43,7 @@ from smolmix_sync.reactor.bridge import Bridge
 from smolmix_sync.reactor.device import Device
 from smolmix_sync.reactor.exitmemory import ExitMemory, exit_memory_path
 from smolmix_sync.reactor.exits import check_link, exit_choices, open_bridge
-from smolmix_sync.reactor.log import ReactorLogger
+from smolmix_sync.reactor.log import ReactorLogger, printable
 from smolmix_sync.reactor.loop import ReactorLoop, Timer
 from smolmix_sync.reactor.mixclient import MixnetSession
 from smolmix_sync.reactor.probe import ExitProbe
@@ -495,13 +495,14 @@ class TunnelSession:
             self._progress("exit", f"no answer yet; trying version {event.version}")
         elif isinstance(event, Disconnected):
             if not event.requested:
-                self._lose_exit(f"the exit ended the session: {event.reason}")
+                self._lose_exit(f"the exit ended the session: {printable(event.reason)}")
         elif isinstance(event, PolicyRefused):
-            # Where to is nobody's business but the program's: DEBUG only.
+            # Where to is nobody's business but the program's: it gets EACCES, others a number.
             self._policy_refusals += 1
-            _LOG.debug("the exit's policy refuses %s", event.destination)
+            _LOG.debug("the exit's policy refuses a destination")
         elif isinstance(event, InfoReceived):
-            _LOG.debug("the exit says: %s", event.message)
+            # Its words may name a destination, too.
+            _LOG.debug("the exit sends a notice of %d characters", len(event.message))
 
     # --- numbers ---
 

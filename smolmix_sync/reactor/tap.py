@@ -17,12 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from smolmix_sync.reactor.log import PACKETS
 from smolmix_sync.reactor.loop import ReactorLoop
 from smolmix_sync.reactor.signals import Signal
 
 __all__ = ["PacketTap", "PcapCapture", "PcapWriter", "describe"]
 
-_LOG = logging.getLogger("smolmix_sync.packets")
+_LOG = PACKETS
 _HEADER = struct.Struct("<IHHiIII")
 _RECORD = struct.Struct("<IIII")
 _MAGIC = 0xA1B2C3D4
