@@ -19,13 +19,6 @@ def main(services: dict[str, dict[str, Any]]) -> str:
         "host": server["host"], "port": server["port"], "user": server["user"], "database": server["database"],
         "ssl_context": ssl.create_default_context(cafile=server["ca"]), "timeout": 30,
     }  # fmt: skip
-    said = ""
-    try:
-        pg8000.dbapi.connect(**where, password="wrong")
-    except pg8000.exceptions.DatabaseError as error:
-        said = error.args[0]["C"]
-    assert said == "28P01", said
-
     connection = pg8000.dbapi.connect(**where, password=server["password"])
     cursor = connection.cursor()
     cursor.execute("CREATE TEMPORARY TABLE boxes (name text PRIMARY KEY, size int, content bytea)")
@@ -35,6 +28,7 @@ def main(services: dict[str, dict[str, Any]]) -> str:
         (["one", "two", "ünïcode"], [1, 2, 3], [sent, b"", b"\0"]),
     )
     connection.commit()
+    said = ""
     try:
         cursor.execute("INSERT INTO boxes VALUES ('one', 0, '')")
     except pg8000.exceptions.DatabaseError as error:
@@ -49,4 +43,4 @@ def main(services: dict[str, dict[str, Any]]) -> str:
     assert content == b"".join(hashlib.sha256(str(n).encode()).digest() for n in range(1, 1501))
     cursor.close()
     connection.close()
-    return f"a table over TLS, {len(content)} octets back, a wrong password and a key taken twice refused"
+    return f"a table over TLS, {len(content)} octets back, a key taken twice refused"
