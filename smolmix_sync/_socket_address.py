@@ -42,6 +42,10 @@ def numeric(host: str, family: int) -> str | None:
     Raises:
         socket.gaierror: an address of another family.
     """
+    try:  # the usual forms without the C library's whole machinery
+        return _socket.inet_ntop(family, _socket.inet_pton(family, host))
+    except (OSError, UnicodeEncodeError):
+        pass
     try:
         return str(getaddrinfo(host, None, family, _socket.SOCK_STREAM, 0, _socket.AI_NUMERICHOST)[0][4][0])
     except gaierror as problem:

@@ -48,6 +48,8 @@ __all__ = ["_accept", "bind", "connect", "connect_ex", "listen", "open_datagrams
 _family = CSocket.family.__get__
 _fileno = CSocket.fileno
 _timeout = CSocket.gettimeout
+#: What makes a descriptor unwritable while it connects.
+_FILLING = memoryview(bytes(flows.PAIR_BUFFER))
 
 
 def connect(self: Any, address: Any) -> None:
@@ -134,7 +136,7 @@ def _fill(self: Any, flow: Flow) -> None:
     """Write until the descriptor is not writable; the reactor reads exactly this much back when connected."""
     fd = _fileno(self)
     # A third of the buffer fits whenever poll says writable, so that a blocking socket never blocks here.
-    chunk = bytes(int(CSocket.getsockopt(self, _socket.SOL_SOCKET, _socket.SO_SNDBUF)) // 3)
+    chunk = _FILLING[: CSocket.getsockopt(self, _socket.SOL_SOCKET, _socket.SO_SNDBUF) // 3]
     flow.junk = 0
     while wait_fd(fd, select.POLLOUT, 0) & select.POLLOUT:
         flow.junk += CSocket.send(self, chunk, _socket.MSG_NOSIGNAL)

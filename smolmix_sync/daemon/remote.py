@@ -577,19 +577,15 @@ class RemoteDevice:
     @staticmethod
     def _failed(flow: Flow, number: int) -> None:
         """Tell the failure of a request that did not reach the daemon; the pair stays for another try."""
+        filling, flow.junk = flow.junk, 0
         flow.error = number
-        flow.state = FlowState.FAILED
+        flow.state = FlowState.FAILED  # from here on the application may connect, and fill, again
         flow.raddr = None
         end = flow.end
         if end is None:
             return
         flow.pump = None
-        while flow.junk:
-            try:
-                got = len(end.recv(min(65536, flow.junk)))
-            except OSError:
-                got = 0
-            flow.junk = flow.junk - got if got else 0
+        flows.discard(end, filling)
         flows.nursery.add(flow)
 
     def open_datagrams(self, flow: Flow) -> None:

@@ -283,12 +283,8 @@ class Client:
         """Refuse, and make the client's descriptor writable again."""
         self._refuse(request, problem)
         assert flow.end is not None
-        while flow.junk:
-            try:
-                got = len(flow.end.recv(min(65536, flow.junk)))
-            except OSError:
-                got = 0
-            flow.junk = flow.junk - got if got else 0
+        flows.discard(flow.end, flow.junk)
+        flow.junk = 0
         end = flow.end
         self._loop.closes.add(end.fileno(), lambda: flows.forget(flow))
 

@@ -38,6 +38,7 @@ __all__ = [
     "Flow",
     "FlowState",
     "create",
+    "discard",
     "find",
     "forget",
     "nursery",
@@ -158,6 +159,21 @@ class Flow:
         """Return and clear the pending errno."""
         error, self.error = self.error, 0
         return error
+
+
+_discarded = memoryview(bytearray(65536))
+
+
+def discard(end: _socket.socket, count: int) -> None:
+    """Read *count* octets of filling from *end* and forget them; fewer when there are no more."""
+    while count:
+        try:
+            got = end.recv_into(_discarded, min(len(_discarded), count))
+        except OSError:
+            return
+        if not got:  # closed meanwhile
+            return
+        count -= got
 
 
 by_cookie: dict[bytes, Flow] = {}

@@ -23,6 +23,7 @@ from smolmix_sync.reactor.flow import (
     FlowState,
     by_fd,
     cookie_of,
+    discard,
     forget,
     present,
     release_local,
@@ -184,17 +185,8 @@ class StreamPump:
         return left
 
     def _drain_junk(self, left: int | None = None) -> None:
-        end = self.flow.end
-        assert end is not None
-        left = self._take_junk() if left is None else left
-        while left:
-            try:
-                got = len(end.recv(min(65536, left)))
-            except OSError:
-                return
-            if not got:  # closed meanwhile
-                return
-            left -= got
+        assert self.flow.end is not None
+        discard(self.flow.end, self._take_junk() if left is None else left)
 
     def _run(self) -> None:
         loop, end = self._device.loop, self.flow.end
