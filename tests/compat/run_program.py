@@ -8,6 +8,7 @@ Without ``--facts`` a network and the servers it needs are started for it. ``--a
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ def main() -> int:
         return with_own_servers(arguments.name, sys.argv[1:])
     services = json.loads(arguments.facts.read_text())["services"]
     began = time.monotonic()
+    turns: list[float] = []
     try:
-        did = run(arguments, services)
+        did = run(arguments, services, turns)
     except BaseException as error:
         causes, link = [], error
         while link is not None:
@@ -44,6 +47,8 @@ def main() -> int:
         told = {"error": causes, "traceback": traceback.format_exc()}
     else:
         told = {"did": did}
+    if turns:
+        told["turns"] = len(turns)
     print(json.dumps({**told, "seconds": round(time.monotonic() - began, 2)}), flush=True)
     return 1 if "error" in told else 0
 
@@ -79,16 +84,21 @@ def client_environment(given: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in given.items() if name.startswith("SMOLMIX_")}
 
 
-def run(arguments: argparse.Namespace, services: dict[str, dict[str, Any]]) -> str:
-    """Import, patch and call in the order asked for; return what the program says."""
+def run(arguments: argparse.Namespace, services: dict[str, dict[str, Any]], turns: list[float]) -> str:
+    """Import, patch and call in the order asked for; return what the program says.
+
+    With gevent *turns* are the times at which another greenlet had its turn meanwhile.
+    """
     from compat.catalogue import FORWARD_PORTS, read
 
     program = read(HERE / "programs" / f"{arguments.name}.py")
-    gevent = arguments.order.startswith("gevent")
-    if gevent:
+    if arguments.order.startswith("gevent"):
         from gevent import monkey
 
         monkey.patch_all()
+        call = functools.partial(in_greenlet, turns)
+    else:
+        call = directly
     if arguments.order.endswith("before"):
         module = load(program.path)
     if not arguments.alone:
@@ -98,7 +108,7 @@ def run(arguments: argparse.Namespace, services: dict[str, dict[str, Any]]) -> s
     if arguments.order.endswith("after"):
         module = load(program.path)
     if not arguments.forward:
-        return str(called(module, services, gevent))
+        return call(module.main, services)
     service = services[program.forward["service"]]
     port = service[program.forward["port"]]
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +118,7 @@ def run(arguments: argparse.Namespace, services: dict[str, dict[str, Any]]) -> s
         # What a user has to add.
         with smolmix_sync.forward(service["host"], port, **where) as front:
             service["forwarded"] = {"address": front.address, "port": front.port}
-            return str(called(module, services, gevent))
+            return call(module.main, services)
 
 
 def load(path: Path) -> Any:
@@ -123,24 +133,24 @@ def load(path: Path) -> Any:
     return module
 
 
-def called(module: Any, services: dict[str, dict[str, Any]], gevent: bool) -> Any:
-    """Call the program; with gevent in a greenlet, beside another that must have its turns."""
-    if not gevent:
-        return module.main(services)
-    import gevent as library
+def directly(main: Callable[..., str], services: dict[str, dict[str, Any]]) -> str:
+    return main(services)
+
+
+def in_greenlet(turns: list[float], main: Callable[..., str], services: dict[str, dict[str, Any]]) -> str:
+    """Call the program in a greenlet, beside another that counts its turns."""
+    import gevent
 
     def tick() -> None:
         while True:
-            library.sleep(0.01)
-            ticks.append(time.monotonic())
+            gevent.sleep(0.01)
+            turns.append(time.monotonic())
 
-    ticks: list[float] = []
-    ticking = library.spawn(tick)
+    ticking = gevent.spawn(tick)
     try:
-        return library.spawn(module.main, services).get()
+        return gevent.spawn(main, services).get()  # type: ignore[no-any-return]
     finally:
         ticking.kill()
-        print(f"turns of another greenlet: {len(ticks)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A's only reachable host is B, and its resolver is an address of its own loopback
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ import pytest
 
 CAPTURE = Path(__file__).parents[1] / "netns" / "capture.py"
 ADDRESS_A, ADDRESS_B = "10.201.77.1", "10.201.77.2"
+
+_numbers = itertools.count()
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the ip command"
@@ -39,7 +42,8 @@ class Namespaces:
 @contextlib.contextmanager
 def made_namespaces() -> Iterator[Namespaces]:
     """Make the pair; removed at the end."""
-    pair = Namespaces(f"smolmix-a-{os.getpid()}", f"smolmix-b-{os.getpid()}")
+    own = f"{os.getpid()}-{next(_numbers)}"
+    pair = Namespaces(f"smolmix-a-{own}", f"smolmix-b-{own}")
     resolv = Path("/etc/netns") / pair.a
     try:
         resolv.mkdir(parents=True)
@@ -47,7 +51,7 @@ def made_namespaces() -> Iterator[Namespaces]:
         (resolv / "nsswitch.conf").write_text("hosts: files dns\n")
         _run("ip", "netns", "add", pair.a)
         _run("ip", "netns", "add", pair.b)
-        va, vb = f"va{os.getpid()}", f"vb{os.getpid()}"
+        va, vb = f"va{own}", f"vb{own}"
         _run("ip", "link", "add", va, "netns", pair.a, "type", "veth", "peer", "name", vb, "netns", pair.b)
         macs = {pair.a: "02:00:00:00:77:01", pair.b: "02:00:00:00:77:02"}
         sides = ((pair.a, va, ADDRESS_A, pair.b, ADDRESS_B), (pair.b, vb, ADDRESS_B, pair.a, ADDRESS_A))

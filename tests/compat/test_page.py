@@ -1,0 +1,29 @@
+"""The page of the matrix and the programs there are."""
+
+from __future__ import annotations
+
+import pytest
+from compat import page
+from compat.catalogue import HERE, programs
+from compat.serve_all import SERVICES
+
+
+def test_page_has_a_row_for_every_program_and_no_other() -> None:
+    assert page.titles_on_the_page() == page.names(programs())
+
+
+def test_page_names_no_failure() -> None:
+    assert '"NO"' not in page.PAGE.read_text()
+    assert "not run" not in page.PAGE.read_text()
+
+
+@pytest.mark.parametrize("program", programs().values(), ids=lambda program: program.name)
+def test_program_is_unmodified(program: object) -> None:
+    text = (HERE / "programs" / f"{program.name}.py").read_text()  # type: ignore[attr-defined]
+    assert "smolmix" not in text
+    assert "gevent" not in text.replace("NO_GEVENT", "")
+
+
+def test_every_service_has_a_program() -> None:
+    used = {service for program in programs().values() for service in program.services}
+    assert used == {path.stem for path in SERVICES.glob("*.py")}
