@@ -88,7 +88,8 @@ def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
             "text": "a line of text\n" * 2000,
             "user": "alice",
             "password": "secret",
-            "server": version(nginx),
+            "server": "nginx",
+            "version": version(nginx),
         }
     finally:
         process.terminate()
@@ -98,7 +99,7 @@ def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
 def version(nginx: str) -> str:
     told = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
     found = re.search(r"nginx/(\S+)", told)
-    return f"nginx {found[1]}" if found else "nginx"
+    return found[1] if found else "?"
 
 
 def free_port(address: str) -> int:
