@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["end_with_us", "find_program", "free_port", "listens", "running", "version_of"]
+__all__ = ["end_with_us", "find_program", "free_port", "free_ports", "listens", "running", "version_of"]
 
 #: A server that does not answer by then never will.
 _START_TIMEOUT = 15.0
@@ -55,6 +55,20 @@ def free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
+
+
+def free_ports(address: str, count: int) -> range:
+    """Return *count* TCP ports of *address* in a row that nobody uses, and that the kernel gives to nobody.
+
+    Raises:
+        OSError: there is no such row.
+    """
+    for first in range(20_000, 32_000, count):
+        with contextlib.ExitStack() as probes, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind((address, port))
+            return range(first, first + count)
+    raise OSError(f"no {count} free ports in a row")
 
 
 def listens(address: str, port: int) -> bool:
