@@ -343,7 +343,10 @@ class GatewayClient:
         return self._events.popleft() if self._events else None
 
     def _emit(self, event: ClientEvent) -> None:
-        if self.state is ClientState.READY and len(self._events) >= self.settings.max_events:
+        # What a gateway can repeat at will, before READY too, does not pile up.
+        needed = isinstance(event, Registered | Authenticated | MustWait)
+        needed = needed or (isinstance(event, GatewayRefused) and event.fatal)
+        if not needed and len(self._events) >= self.settings.max_events:
             self.counters.dropped_overflow += 1
             return
         self._events.append(event)
