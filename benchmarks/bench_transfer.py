@@ -170,7 +170,7 @@ def network(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the settings of a tunnel on the network to measure."""
     extra = dict(pair.split("=", 1) for pair in arguments.set)
     if arguments.nym_api:
-        yield {"nym_api_urls": [arguments.nym_api], **extra}
+        yield {"nym_api": arguments.nym_api, **extra}
         return
     with LocalNet(
         set_default=False, drop=dict.fromkeys(("mix2",), arguments.drop) if arguments.drop else {}
