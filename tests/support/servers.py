@@ -22,6 +22,9 @@ _STOP_TIMEOUT = 10.0
 #: Where Debian puts servers that users do not call themselves.
 _MORE_FOLDERS = "/usr/sbin:/usr/local/sbin:/sbin"
 
+#: Ports that belong to servers which do not listen yet.
+_given: set[int] = set()
+
 
 def end_with_us() -> None:
     """Have the kernel end a child with the process that starts it, however that ends (PR_SET_PDEATHSIG)."""
@@ -51,10 +54,14 @@ def version_of(*command: str) -> str:
 
 
 def free_port(address: str) -> int:
-    """Return a TCP port of *address* that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of *address* that nobody uses, and that this function has not returned before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def free_ports(address: str, count: int) -> range:
