@@ -170,7 +170,8 @@ def _end_greenlets(hub: Any) -> None:
         waiting = [
             one
             for one in gc.get_objects()
-            if isinstance(one, gevent.Greenlet)
+            # Not isinstance(): it asks proxies of the program, and those whose object is gone raise.
+            if issubclass(type(one), gevent.Greenlet)
             and one.parent is hub
             and not one.dead
             and one is not getcurrent()

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -252,3 +253,17 @@ def _waiting(hub: Any) -> int:
         isinstance(one, gevent.Greenlet) and one.parent is hub and bool(one) and not one.dead
         for one in gc.get_objects()
     )
+
+
+def test_a_reactor_ends_whatever_objects_the_program_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thing:
+        pass
+
+    thing = Thing()
+    proxy = weakref.proxy(thing)
+    del thing
+    problems: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", problems.append)
+    ReactorLoop("test").start().stop()
+    assert problems == []
+    assert type(proxy) is weakref.ProxyType
