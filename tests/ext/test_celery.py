@@ -168,7 +168,10 @@ def test_every_task_of_a_batch_comes_back(project: Callable[..., Project], mode:
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
-def test_children_and_a_worker_killed_in_the_middle_lose_no_task(project: Callable[..., Project]) -> None:
+@pytest.mark.parametrize("pool", ["threads", pytest.param("gevent", marks=pytest.mark.long)])
+def test_children_and_a_worker_killed_in_the_middle_lose_no_task(
+    project: Callable[..., Project], pool: str
+) -> None:
     one = project(mode="daemon")
     first = one.worker("prefork", 3)
     results = [one.send("fetch", 20_000 + number) for number in range(30)]
@@ -178,19 +181,19 @@ def test_children_and_a_worker_killed_in_the_middle_lose_no_task(project: Callab
         time.sleep(0.7)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait(5)
-    time.sleep(
-        6
-    )  # beyond the visibility timeout: kombu looks for lost messages when a worker starts, then rarely
-    one.worker("threads", 3)
+    one.worker(pool, 3)
     assert [size for size, *_ in one.collect(results)] == [20_000 + number for number in range(30)]
 
 
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
-def test_daemon_killed_in_the_middle_is_replaced_and_no_task_is_lost(project: Callable[..., Project]) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_daemon_killed_in_the_middle_is_replaced_and_no_task_is_lost(
+    project: Callable[..., Project], pool: str
+) -> None:
     one = project(mode="daemon")
-    one.worker("prefork", 3)
+    one.worker(pool, 3)
     results = [one.send("fetch", 60_000 + number) for number in range(30)]
     time.sleep(1.5)
     first = attach(one.socket).status()["pid"]

@@ -16,10 +16,17 @@ from smolmix_sync.ext import celery as over_mixnet
 app = Celery("fetches", broker=os.environ["BROKER"], backend=os.environ["BROKER"])
 app.conf.update(
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": 5, "unacked_mutex_expire": 2},
+    # Nothing of a killed worker is lost, and it comes back soon: docs/recipes.rst has the reasons.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
-    worker_prefetch_multiplier=1,
+    broker_transport_options={
+        "visibility_timeout": 15,
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 5,
+        "polling_interval": 10,
+    },
+    worker_prefetch_multiplier=2,
 )
 installed = over_mixnet.install(
     app, **json.loads(os.environ["INSTALL"]), start_timeout=40, daemon_arguments=["--exit-idle", "8"]
