@@ -292,7 +292,7 @@ def patch_inherited() -> bool:
     os.environ["SMOLMIX_DAEMON"] = found["path"]
     smolmix_sync.patch_all(
         direct=tuple(found["direct"]), listen=found["listen"], loopback=found["loopback"], dns=found["dns"],
-        allow=tuple(found["allow"]), children="patch",
+        allow=tuple(found["allow"]), hostname=found["hostname"], children="patch",
     )  # fmt: skip
     return True
 

@@ -28,6 +28,7 @@ __all__ = [
     "gethostbyaddr",
     "gethostbyname",
     "gethostbyname_ex",
+    "gethostname",
     "getnameinfo",
     "resolve",
 ]
@@ -190,11 +191,26 @@ def getnameinfo(sockaddr: Any, flags: int) -> tuple[str, str]:
         return host, service
 
 
+_hostname: str | None = None
+
+
+def set_hostname(name: str | None) -> str | None:
+    """Set what :func:`gethostname` says, None for the truth; return what was set before."""
+    global _hostname
+    before, _hostname = _hostname, name
+    return before
+
+
+def gethostname() -> str:
+    """Return the name of this machine, as ``socket.gethostname``, or what ``patch_all`` was told to say."""
+    return str(_originals.gethostname()) if _hostname is None else _hostname
+
+
 def getfqdn(name: str = "") -> str:
     """Return the full name of a host, as ``socket.getfqdn``; this machine's is never asked for."""
     name = name.strip()
-    if not name or name in ("0.0.0.0", "::") or name == _originals.gethostname():
-        return str(_originals.gethostname())
+    if not name or name in ("0.0.0.0", "::", gethostname()) or name == _originals.gethostname():
+        return gethostname()
     try:
         canonical, aliases, _ = gethostbyaddr(name)
     except OSError:

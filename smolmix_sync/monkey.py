@@ -20,10 +20,8 @@ import importlib
 import importlib.util
 import logging
 import os
-import signal
 import socket as _stdlib_socket
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,11 +29,12 @@ from types import TracebackType
 from typing import Any, Literal
 
 from smolmix_sync import _audit, _children, _seccomp, _socket_policy, _socket_share, dns
+from smolmix_sync._process_end import handle_sigterm
 from smolmix_sync._socket_core import METHODS, initialise
 from smolmix_sync._socket_names import port_or_default
 from smolmix_sync.errors import LeakBlocked
 from smolmix_sync.reactor import provider
-from smolmix_sync.reactor._originals import CSocket, get_ident, original
+from smolmix_sync.reactor._originals import CSocket, original
 from smolmix_sync.reactor.isolation import set_key_function
 from smolmix_sync.reactor.provider import TunnelPort
 
@@ -46,9 +45,6 @@ _LOG = logging.getLogger("smolmix_sync.monkey")
 Strict = Literal["auto"] | bool
 
 _MISSING: Any = object()
-
-#: Seconds for a device without settings of its own; the default of ``exit_flush``.
-_EXIT_FLUSH = 10.0
 
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "ws_proxy", "wss_proxy")
 
@@ -66,6 +62,7 @@ _REAL: dict[Any, Any] = {
     function: original("_socket", name) for name, function in _RESOLVER_FUNCTIONS.items()
 }
 _REAL[dns.getfqdn] = original("socket", "getfqdn")
+_REAL[dns.gethostname] = original("_socket", "gethostname")
 
 
 # --- the classes ------------------------------------------------------------------------------
@@ -196,6 +193,8 @@ class Patch:
         changes.set(_stdlib_socket, "SocketType", MixC)
         if options["dns"]:
             _patch_names(changes)
+        if options["hostname"] is not None:
+            _patch_hostname(changes, options["hostname"])
         _patch_gevent(changes, names=options["dns"])
         _patch_reducers(changes)
         if options["strict"] is not False:
@@ -209,7 +208,9 @@ class Patch:
         if options["strict"] is True:
             _seccomp.seal()  # the last step: nothing takes it back
         _patch_children(changes, options)
-        _patch_sigterm(changes)
+        undo = handle_sigterm()
+        if undo is not None:
+            changes.on_undo(undo)
 
     def _revert(self) -> None:
         self._changes.undo()
@@ -259,93 +260,11 @@ def _patch_children(changes: _Changes, options: dict[str, Any]) -> None:
             path = str(
                 importlib.import_module("smolmix_sync.daemon.parent").serve_children(port_or_default())
             )
-        kept = {name: options[name] for name in ("direct", "listen", "loopback", "dns", "allow")}
+        kept = {name: options[name] for name in ("direct", "listen", "loopback", "dns", "allow", "hostname")}
         variables = _children.environment(path, kept)
         changes.on_undo(_children.set_environment(variables))
     for owner, name, function in list(_children.replacements(variables)):
         changes.set(owner, name, function)
-
-
-def _patch_sigterm(changes: _Changes) -> None:
-    """Have SIGTERM, where the program leaves it alone, bring written data home before it ends the process.
-
-    The kernel would deliver what was written before a kill; a stack within the process dies with it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        return
-    signal.signal(signal.SIGTERM, _terminated)
-    _hook_forks()
-
-    def undo() -> None:
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is _terminated
-        ):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    changes.on_undo(undo)
-
-
-#: By thread, the signal mask from before a fork that is under way.
-_fork_masks: dict[int, Any] = {}
-
-
-@functools.cache  # hooks are for good
-def _hook_forks() -> None:
-    os.register_at_fork(
-        before=_hold_sigterm, after_in_parent=_release_sigterm, after_in_child=_default_sigterm
-    )
-
-
-def _hold_sigterm() -> None:
-    """Have SIGTERM wait: the interpreter forgets signals that reach a child before it is set up."""
-    _fork_masks[get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-
-def _release_sigterm() -> None:
-    mask = _fork_masks.pop(get_ident(), None)
-    if mask is not None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _default_sigterm() -> None:
-    """A forked child dies of SIGTERM at once, as those who start workers expect."""
-    if signal.getsignal(signal.SIGTERM) is _terminated:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _release_sigterm()
-
-
-def _terminated(number: int, frame: object) -> None:
-    """Flush, then end as if nobody had handled the signal; a second SIGTERM does not wait."""
-    signal.signal(number, signal.SIG_DFL)
-    try:
-        flush_all()
-    finally:
-        os.kill(os.getpid(), number)
-
-
-def flush_all() -> None:
-    """Wait until the data of closed sockets is acknowledged, at most ``exit_flush`` seconds for each tunnel.
-
-    Holds the thread, as at the process' end: the reactor has one of its own.
-    """
-    known: dict[Any, float] = {}
-    tunnels = sys.modules.get("smolmix_sync.tunnel")
-    for tunnel in list(tunnels._tunnels) if tunnels is not None else ():
-        known[tunnel.device] = tunnel.config.exit_flush
-    port = provider.peek()
-    if port is not None:
-        known.setdefault(port.device, _EXIT_FLUSH)
-    for device, limit in known.items():
-        flush = getattr(device, "flush", None)
-        if flush is None:  # a daemon's: the data is with it already
-            continue
-        try:
-            flush(limit)
-        except OSError as problem:
-            _LOG.debug("flush: %s", problem)
 
 
 def _gevent_replaced(name: str) -> bool:
@@ -361,6 +280,16 @@ def _patch_names(changes: _Changes) -> None:
             changes.set(_stdlib_socket, name, function)
     if not _gevent_replaced("getfqdn"):
         changes.set(_stdlib_socket, "getfqdn", dns.getfqdn)
+
+
+def _patch_hostname(changes: _Changes, hostname: str) -> None:
+    changes.on_undo(functools.partial(dns.set_hostname, dns.set_hostname(hostname)))
+    # gevent's modules hold copies.
+    for name in ("_socket", "socket", "gevent._socketcommon", "gevent._socket3", "gevent.socket"):
+        module = sys.modules.get(name)
+        for function in (dns.gethostname, dns.getfqdn):
+            if hasattr(module, function.__name__):
+                changes.set(module, function.__name__, function)
 
 
 def _patch_gevent(changes: _Changes, *, names: bool) -> None:
@@ -475,6 +404,7 @@ def patch_all(
     allow: Iterable[str] = (),
     start: bool = False,
     isolate: str | Callable[[], str] | None = None,
+    hostname: str | None = None,
 ) -> Patch:
     """Carry every socket this program makes from now on through the tunnel.
 
@@ -493,7 +423,7 @@ def patch_all(
             clear).
         strict: what is done about code that passes the patched classes by. ``"auto"``: an audit hook refuses kernel
             sockets and system look-ups made by Python code, and the import of C libraries with sockets of their own
-            (those imported already are named in a warning). True: a seccomp filter as well, which refuses internet
+            (imported already, they are refused here). True: a seccomp filter as well, which refuses internet
             sockets to everything but the reactor; it stays until the process ends. False: neither.
         children: programs that this process starts. ``"deny"`` (the default unless *strict* is False): they get no
             internet sockets. ``"patch"``: nor do these, but Python programs are patched and use this process' tunnel,
@@ -504,13 +434,17 @@ def patch_all(
         isolate: a key, or a function that returns the key of the calling thread, greenlet or task: sockets and look-ups of
             different keys use different tunnels and identities (see ``smolmix_sync.isolate``, which goes before). None,
             or the key ``""``: one tunnel.
+        hostname: what ``gethostname`` and ``getfqdn`` say instead of this machine's name, which smtplib and others
+            send to whom they talk to: ``"localhost"`` or a name that ends in ``.localhost`` (no other is resolved
+            without asking). ``os.uname`` and ``platform`` are left alone.
 
     Returns:
         The patch; a context manager that undoes it.
 
     Raises:
         ValueError: an argument makes no sense.
-        LeakBlocked: (strict) the environment would lead traffic past the tunnel, or the filter cannot be had:
+        LeakBlocked: a C library with sockets of its own is loaded already. (strict) The environment would lead traffic
+            past the tunnel, or the filter cannot be had:
             another thread runs already, or the kernel refuses.
     """
     global _active
@@ -518,6 +452,7 @@ def patch_all(
         "tunnel": tunnel, "direct": (direct,) if isinstance(direct, str) else tuple(direct), "listen": listen,
         "loopback": loopback, "dns": dns, "strict": strict,
         "children": children or ("allow" if strict is False else "deny"), "allow": tuple(allow), "isolate": isolate,
+        "hostname": hostname,
     }  # fmt: skip
     if strict not in ("auto", True, False):
         raise ValueError(f"strict: {strict!r} is not 'auto', True or False")
@@ -525,6 +460,8 @@ def patch_all(
         raise ValueError(f"children: {children!r} is not {', '.join(_children.MODES)} or None")
     if isolate is not None and not callable(isolate) and not isinstance(isolate, str):
         raise ValueError(f"isolate: {isolate!r} is not a key, a function or None")
+    if hostname is not None and hostname != "localhost" and not hostname.endswith(".localhost"):
+        raise ValueError(f"hostname: {hostname!r} is not localhost, and does not end in .localhost")
     policy = _socket_policy.Policy.make(options["direct"], listen, loopback=loopback, strict=strict is True)
     if _active is not None:
         if options != _active.options:

@@ -44,6 +44,11 @@ def test_the_patch_is_undone_exactly(order: str) -> None:
     run("undone.py", order)
 
 
+@pytest.mark.parametrize("order", ["plain", "gevent-first", "smolmix-first"])
+def test_the_name_of_this_machine_can_be_kept_back(order: str) -> None:
+    run("hostname.py", order)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_a_forked_child_fails_closed_and_leaves_the_parent_alone(order: str) -> None:

@@ -9,7 +9,6 @@ os.environ["NOTHING_YET"] = "1"
 import _socket
 import socket
 import sys
-import warnings
 
 captured, captured_lookup, captured_reverse = _socket.socket, _socket.gethostbyname, _socket.getnameinfo
 
@@ -57,12 +56,15 @@ for _ in range(2):
     sys.modules.pop("pynng", None)
     with smolmix_sync.patch_all(allow=("pynng",)):
         import pynng  # type: ignore[import-not-found]  # noqa: F401
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with smolmix_sync.patch_all():
-            pass
-    assert [one.category for one in caught] == [RuntimeWarning]
-    assert "pynng" in str(caught[0].message), "what was imported before is named"
+    try:
+        smolmix_sync.patch_all()
+    except smolmix_sync.LeakBlocked as problem:
+        assert "imported already: pynng" in str(problem), problem
+    else:
+        raise AssertionError("what was imported before opens sockets past the tunnel")
+    assert not smolmix_sync.is_patched()
+    with smolmix_sync.patch_all(allow=("*",)):
+        pass
     sys.modules.pop("pynng", None)
     captured(socket.AF_INET, socket.SOCK_STREAM).close()
 

@@ -65,8 +65,8 @@ assert state["count"] < SIZE, "the link is too fast for this test"
 if WAY == "SIGTERM":
     os.kill(os.getpid(), signal.SIGTERM)
 else:
-    from smolmix_sync import monkey
+    from smolmix_sync import _process_end
     from smolmix_sync.reactor import _originals
 
-    _originals.run_at_exit(monkey.flush_all)  # a Tunnel does that by itself
+    _originals.run_at_exit(_process_end.flush_all)  # a Tunnel does that by itself
     sys.exit(3)
