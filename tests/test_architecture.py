@@ -36,7 +36,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "_seccomp": frozenset({"errors", "reactor"}),
     "_children": frozenset({"", "errors", "reactor", "_seccomp"}),
     "_inherit": frozenset({"_children"}),
-    "monkey": frozenset({"errors", "reactor", "socket", "ssl", "dns", "_audit", "_children", "_seccomp"}),
+    "_process_end": frozenset({"reactor"}),
+    "monkey": frozenset(
+        {"errors", "reactor", "socket", "ssl", "dns", "_audit", "_children", "_process_end", "_seccomp"}
+    ),
     "http": frozenset({"", "errors", "socket", "ssl", "tunnel"}),
     "fronts": frozenset({"", "errors", "http", "socket", "tunnel"}),
     "ext": frozenset({"", "daemon", "dns", "errors", "http", "tunnel"}),
