@@ -68,20 +68,22 @@ def enable(
 
     Args:
         names: refuse the system's resolver too.
-        strict: a C library with sockets of its own that is loaded already is an error, not a warning.
+        strict: what is loaded already is refused too where only its use could be refused (uvloop, aiodns).
         allow: such libraries that may be imported; ``"*"`` is all of them.
         before_exec: called with the path of a program that is to replace this process.
         before_start: called with the name of a function that is to start one beside it.
 
     Raises:
-        LeakBlocked: (strict) such a library is loaded already.
+        LeakBlocked: a C library with sockets of its own is loaded already: the program may have its functions.
     """
     global _installed, _on, _names, _allowed, _before_exec, _before_start
     allowed = frozenset(allow)
     for module in C_LIBRARIES:
         if module in sys.modules and not allowed & {module, "*"}:
-            if strict:
-                raise LeakBlocked(f"imported already: {_text(module)}")
+            if strict or module not in _OPTIONAL:
+                raise LeakBlocked(
+                    f"imported already: {_text(module)} (patch_all(allow=({module!r},)) lets it be)"
+                )
             if module not in _named:
                 _named.add(module)
                 warnings.warn(f"imported already: {_text(module)}", RuntimeWarning, 4)
