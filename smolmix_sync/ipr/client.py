@@ -79,6 +79,8 @@ __all__ = [
 # From the specification: version, service provider and tag in front of a request's bundle.
 _REQUEST_HEADER_SIZE = 3
 _FIRST_IN_LP = 9
+# From the specification (RFC 8200 section 5).
+_LEAST_MTU = 1280
 
 
 class IprState(enum.Enum):
@@ -526,7 +528,12 @@ class IprClient:
         if isinstance(response.reply, Reason):
             self._close(ConnectRefused(str(response.reply)))
             return
+        if not response.reply.ips.is_usable:
+            self._close(ConnectRefused("the addresses it gives are no host's"))
+            return
         self.ips, self.mtu = response.reply.ips, response.reply.mtu
+        if self.mtu is not None and self.mtu < _LEAST_MTU:
+            self.mtu = None  # nobody who carries IPv6 has less; it is as if none was named
         self.state = IprState.CONNECTED
         self._request_id = self._request_deadline = self._retry_at = None
         self._keepalive = now + self._config.keepalive_interval

@@ -52,6 +52,15 @@ class IpPair:
             raise WireError("an address pair has 20 octets")
         return cls(str(ipaddress.IPv4Address(data[:4])), str(ipaddress.IPv6Address(data[4:])))
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a host can have these addresses: not loopback, link-local, multicast, mapped or unspecified ones."""
+        v4, v6 = ipaddress.IPv4Address(self.ipv4), ipaddress.IPv6Address(self.ipv6)
+        special = any(
+            one.is_loopback or one.is_link_local or one.is_multicast or one.is_unspecified for one in (v4, v6)
+        )
+        return not special and 0 < v4.packed[0] < 224 and v6.ipv4_mapped is None
+
     def __str__(self) -> str:
         return f"{self.ipv4}, {self.ipv6}"
 

@@ -333,7 +333,8 @@ class Bridge:
 
     def receive(self, event: MessageReceived, now: float) -> None:
         """Take one mixnet message; only replies of this exit count."""
-        if not event.is_reply or (event.replier is not None and event.replier != self.exit_address):
+        # A "reply" that did not come through a SURB can be from anybody who knows our address.
+        if not event.is_reply or event.replier != self.exit_address:
             self.stats.foreign_messages += 1
             return
         self.watch.heard(now)

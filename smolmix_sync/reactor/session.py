@@ -408,6 +408,8 @@ class TunnelSession:
 
     def _make_stack(self, connected: Connected) -> Stack:
         config = self.config
+        if connected.ips.ipv4 in (config.primary_dns, config.fallback_dns):
+            raise IprError("the exit gave us the address of a resolver, whose answers would then be our own")
         self.mtu = config.mtu or connected.mtu or CLIENT_MTU_FALLBACK
         tcp = TcpSettings()
         if config.tcp_buffer_size is not None:
