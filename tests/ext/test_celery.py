@@ -215,13 +215,14 @@ def test_soft_time_limit_interrupts_a_blocked_socket(project: Callable[..., Proj
 @needs_redis
 @pytest.mark.interop
 @pytest.mark.slow
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
 def test_hard_limit_and_revocation_end_blocked_sockets_and_the_worker_goes_on(
-    project: Callable[..., Project],
+    project: Callable[..., Project], pool: str
 ) -> None:
     from celery.exceptions import TaskRevokedError, TimeLimitExceeded
 
     one = project(mode="daemon")
-    one.worker("prefork", 2)
+    one.worker(pool, 2)
     killed, revoked = one.send("hang_until_killed"), one.send("hang_for_ever")
     time.sleep(1.5)
     one.app.control.revoke(revoked.id, terminate=True)
@@ -262,6 +263,38 @@ def test_warm_shutdown_lets_running_tasks_end(project: Callable[..., Project], m
     [
         ("own", "prefork"),
         pytest.param("own", "threads", marks=pytest.mark.long),
+        pytest.param("own", "gevent", marks=pytest.mark.long),
+        pytest.param("parent", "prefork", marks=pytest.mark.long),
+        pytest.param("daemon", "prefork", marks=pytest.mark.long),
+    ],
+)
+def test_what_closed_sockets_have_still_to_send_is_sent_before_a_worker_ends(
+    project: Callable[..., Project], net: LocalNet, mode: str, pool: str
+) -> None:
+    def arrived() -> int:
+        return sum(counters.get("relayed_in", 0) for counters in net.stats().values())
+
+    one = project(mode=mode)
+    worker = one.worker(pool, 2)
+    one.collect([one.send("fetch", 10)])  # the tunnel is up
+    before = arrived()
+    one.collect([one.send("leave", 300_000)])
+    worker.terminate()
+    assert worker.wait(30) == 0
+    limit = time.monotonic() + (20 if mode == "daemon" else 2)
+    while arrived() - before < 300_000:
+        assert time.monotonic() < limit, arrived() - before
+        time.sleep(0.1)
+
+
+@needs_redis
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "pool"),
+    [
+        ("own", "prefork"),
+        pytest.param("own", "threads", marks=pytest.mark.long),
         pytest.param("parent", "prefork", marks=pytest.mark.long),
     ],
 )
@@ -273,6 +306,9 @@ def test_worker_without_a_network_starts_and_its_tasks_fail_as_tunnels_do(
     began = time.monotonic()
     one.worker(pool, 2)
     assert time.monotonic() - began < 45, one.log()
+    assert "UP message" not in one.log(100_000), (
+        "Celery gives up children that do not report within 4 seconds"
+    )
     told = one.collect([one.send("fail_to_connect")], 60)[0]
     assert told.startswith(("ENETDOWN", "ETIMEDOUT", "None")), told
     assert "OSError" in told

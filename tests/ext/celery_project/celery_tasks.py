@@ -24,7 +24,7 @@ app.conf.update(
         "unacked_restore_interval": 2,
         "unacked_restore_throttle": 1,
         "unacked_mutex_expire": 5,
-        "polling_interval": 10,
+        "polling_interval": 3,
     },
     worker_prefetch_multiplier=2,
 )
@@ -76,6 +76,13 @@ def slow(seconds: float) -> int:
     """Fetch something that takes its time."""
     with urllib.request.urlopen(f"http://www.localnet/drip/5000/{seconds}", timeout=60) as answer:
         return len(answer.read())
+
+
+@app.task
+def leave(size: int) -> None:
+    """Send something, close, and do not wait until it is gone."""
+    with socket.create_connection(("echo.localnet", 9), timeout=60) as sock:
+        sock.sendall(bytes(size))
 
 
 @app.task
