@@ -63,6 +63,7 @@ __all__ = [
     "sha256",
     "x25519",
     "x25519_base",
+    "x25519_is_small_order",
     "x25519_on_curve",
 ]
 
@@ -72,6 +73,18 @@ GROUP_ORDER = 2**252 + 27742317777372353535851937790883648493
 _MONTGOMERY_A = 486662
 _EDWARDS_D = -121665 * pow(121666, -1, FIELD_PRIME) % FIELD_PRIME
 _LEGENDRE = (FIELD_PRIME - 1) // 2
+# From libsodium: 0, 1, the two points of order 8, and p - 1, p and p + 1.
+_SMALL_ORDER = frozenset(
+    {
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        FIELD_PRIME - 1,
+        FIELD_PRIME,
+        FIELD_PRIME + 1,
+    }
+)
 _POINT_CACHE = 4096  # ours: a whole network's keys with room to spare
 
 _CHACHA_ZERO_NONCE = bytes(16)  # 64-bit counter and 64-bit nonce, both zero
@@ -97,6 +110,14 @@ def x25519(scalar: bytes, u: bytes) -> bytes:
         return crypto_scalarmult(scalar, u)
     except CryptoError as exc:
         raise ValueError("X25519 gives an all-zero result") from exc
+
+
+def x25519_is_small_order(u: bytes) -> bool:
+    """Tell whether every secret agreed with the point *u* would be zero, whatever the other key.
+
+    Source: RFC 7748 section 6.1; libsodium's list of points of small order, the top bit being ignored.
+    """
+    return (int.from_bytes(u, "little") & ((1 << 255) - 1)) in _SMALL_ORDER
 
 
 def x25519_base(scalar: bytes) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import _socket
 import _ssl
 import errno
+import ipaddress
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +26,15 @@ import gevent.lock
 
 from smolmix_sync.reactor import _originals
 
-__all__ = ["RealSocket", "RealTlsSocket", "client_tls_context", "connect_tcp", "limited", "resolve_host"]
+__all__ = [
+    "RealSocket",
+    "RealTlsSocket",
+    "client_tls_context",
+    "connect_tcp",
+    "is_public",
+    "limited",
+    "resolve_host",
+]
 
 #: Ours: how much ciphertext is read at once; a gateway's burst of 30 regular packets.
 _TLS_READ = 65536
@@ -388,17 +397,31 @@ def resolve_host(host: str, port: int, timeout: float | None = None) -> list[tup
     for family in (_socket.AF_INET, _socket.AF_INET6):
         try:
             _socket.inet_pton(family, host)
-        except OSError:
+        except (OSError, ValueError):
             continue
         return [(family, (host, port) if family == _socket.AF_INET else (host, port, 0, 0))]
+    try:
+        name = host.encode("idna")
+    except UnicodeError:
+        name = b""
+    if not name or b"\0" in name:
+        raise OSError(errno.EHOSTUNREACH, "not a host name")
     with gevent.Timeout(timeout, TimeoutError(errno.ETIMEDOUT, f"resolving {host} timed out")):
-        found = gevent.get_hub().threadpool.apply(_system_lookup, (host.encode("idna"), port))
+        found = gevent.get_hub().threadpool.apply(_system_lookup, (name, port))
     addresses: list[tuple[int, Any]] = []
     for family, _, _, _, sockaddr in found:
         if family in (_socket.AF_INET, _socket.AF_INET6) and (int(family), sockaddr) not in addresses:
             addresses.append((int(family), sockaddr))
     addresses.sort(key=lambda item: item[0] != _socket.AF_INET)
     return addresses
+
+
+def is_public(address: str) -> bool:
+    """Tell whether an IP literal is one of the internet: no loopback, private, link-local or multicast address."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(ip, "ipv4_mapped", None)
+    ip = mapped or ip
+    return ip.is_global and not ip.is_multicast
 
 
 def connect_tcp(
@@ -408,6 +431,7 @@ def connect_tcp(
     timeout: float,
     tls: Any = None,
     addresses: Mapping[str, str] | None = None,
+    public: bool = False,
 ) -> RealSocket | RealTlsSocket:
     """Connect to *host*, trying each of its addresses, all within *timeout* seconds.
 
@@ -417,6 +441,7 @@ def connect_tcp(
         timeout: seconds for resolving, connecting and the TLS handshake together.
         tls: a context of :func:`client_tls_context`; None is plain TCP.
         addresses: lower-case name -> IP literal, asked before the resolver.
+        public: leave out addresses of this machine and of private networks, unless *addresses* has them.
 
     Raises:
         TimeoutError: the time is over.
@@ -426,6 +451,9 @@ def connect_tcp(
     failure: OSError = OSError(errno.EHOSTUNREACH, f"{host} has no address")
     with gevent.Timeout(timeout, TimeoutError(errno.ETIMEDOUT, f"connecting to {host} timed out")):
         for family, sockaddr in resolve_host(target, port):
+            if public and target == host and not is_public(sockaddr[0]):
+                failure = OSError(errno.EHOSTUNREACH, "its address is not one of the internet")
+                continue
             sock = RealSocket(family)
             try:
                 sock.connect(sockaddr)

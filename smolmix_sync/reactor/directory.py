@@ -23,6 +23,8 @@ from smolmix_sync.mixnet.topology.fetch import Directory, DirectoryFetch
 from smolmix_sync.mixnet.topology.network_json import decode_network_untrusted
 from smolmix_sync.mixnet.topology.refresh import TopologyRefresher
 from smolmix_sync.mixnet.topology.selection import Exit, choose_exits, entry_candidates, explicit_exit
+from smolmix_sync.reactor._originals import monotonic
+from smolmix_sync.reactor._real import is_public
 from smolmix_sync.reactor.log import ReactorLogger
 from smolmix_sync.reactor.nymapi import NymApi, is_loopback
 
@@ -60,6 +62,27 @@ class DirectoryClient:
         self._pinned: Topology | None = None
         self._told_skew = False
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a network of our own: then its nodes may be at addresses that are not of the internet.
+
+        The user says so by a topology file, or by a nym-api that is itself at such an address. A directory of the
+        internet that names gateways in our own network would have us knock at its doors.
+        """
+        config = self._config
+        if config.topology_file is not None:
+            return True
+        for url in config.nym_api:
+            host = (urlsplit(url).hostname or "").lower()
+            host = (config.bootstrap_addresses or {}).get(host, host)
+            try:
+                local = not is_public(host)
+            except ValueError:
+                local = is_loopback(host)
+            if local:
+                return True
+        return False
+
     # --- fetching ---
 
     def refresh(self, now: float) -> Topology:
@@ -92,9 +115,12 @@ class DirectoryClient:
         failure = TopologyError("nym-api has no URL")
         for _ in range(max(_ROUNDS, len(self._api))):
             fetch = DirectoryFetch(minimum_performance=self._config.minimum_performance)
+            until = monotonic() + limit
             try:
                 while pending := fetch.pending():
-                    for path, answer in self._api.get_all(pending, timeout=limit).items():
+                    # One limit for all pages: there may be a thousand.
+                    left = max(0.01, until - monotonic())
+                    for path, answer in self._api.get_all(pending, timeout=left).items():
                         fetch.receive_untrusted(path, answer.body, answer.content_type)
             except WireError as error:
                 failure = TopologyError(f"nym-api's answers make no sense: {error}")

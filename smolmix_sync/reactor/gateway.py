@@ -231,8 +231,11 @@ class GatewayLink:
         timeout: float,
         ca_file: str | None = None,
         addresses: Mapping[str, str] | None = None,
+        public: bool = False,
     ) -> None:
         """Dial, upgrade, register or authenticate; returns when the gateway takes packets.
+
+        With *public* it is not dialled at addresses of this machine or of private networks.
 
         Raises:
             GatewayRefusal: the gateway said no.
@@ -245,7 +248,7 @@ class GatewayLink:
                 wait = self.client.start_delay(time.time())
                 if wait > 0:
                     gevent.sleep(wait)
-                self._dial(endpoint, timeout, ca_file, addresses)
+                self._dial(endpoint, timeout, ca_file, addresses, public)
                 self._greenlets = [
                     gevent.spawn(self._read),
                     gevent.spawn(self._write),
@@ -269,9 +272,12 @@ class GatewayLink:
         timeout: float,
         ca_file: str | None,
         addresses: Mapping[str, str] | None,
+        public: bool,
     ) -> None:
         tls = client_tls_context(ca_file) if endpoint.tls else None
-        sock = connect_tcp(endpoint.host, endpoint.port, timeout=timeout, tls=tls, addresses=addresses)
+        sock = connect_tcp(
+            endpoint.host, endpoint.port, timeout=timeout, tls=tls, addresses=addresses, public=public
+        )
         reader = _ReadAhead(sock)
         try:
             _upgrade(reader, endpoint)

@@ -234,6 +234,7 @@ class MixnetSession:
                     timeout=max(0.1, until - self.loop.now()),
                     ca_file=str(config.bootstrap_ca_file) if config.bootstrap_ca_file else None,
                     addresses=config.bootstrap_addresses,
+                    public=not self.directory.is_local,
                 )
             except GatewayRefusal as error:
                 client = client.successor()
@@ -363,6 +364,9 @@ class MixnetSession:
             except OSError as error:
                 _LOG.info("gateway attempt %d: %s", rounds, error)
                 self.on_progress("gateway", f"attempt {rounds}: {error}")
+                continue
+            except Exception:  # a bug of ours; without this greenlet the tunnel would never come back
+                _LOG.exception("the attempt to reconnect failed")
                 continue
             self.reconnects += 1
             self.on_link(True, "")

@@ -21,6 +21,7 @@ import h11
 
 from smolmix_sync._version import __version__
 from smolmix_sync.errors import TopologyError, WireError
+from smolmix_sync.reactor._originals import monotonic
 from smolmix_sync.reactor._real import client_tls_context, connect_tcp, limited
 
 __all__ = ["BaseUrl", "HttpAnswer", "NymApi", "clock_ahead_untrusted", "http_get"]
@@ -28,6 +29,10 @@ __all__ = ["BaseUrl", "HttpAnswer", "NymApi", "clock_ahead_untrusted", "http_get
 #: Ours: the described page of the main network has about 2.5 MB; ten times that is no answer to our question.
 MAX_BODY = 32 << 20
 _READ = 65536
+#: Ours: interim answers (1xx) to one request.
+_MAX_INTERIM = 16
+#: Ours: how long one answer is read before other greenlets and timers get their turn.
+_TURN = 0.005
 #: From the specification: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _DATED = (9, 10)
 
@@ -162,10 +167,20 @@ def _exchange(sock: object, base: BaseUrl, path: str, max_body: int) -> HttpAnsw
     sock.sendall(connection.send(request) + connection.send(h11.EndOfMessage()))  # type: ignore[attr-defined]
     content_type = ""
     body = bytearray()
+    interim = 0
+    turn_ends = monotonic() + _TURN
     while True:
+        # A server that always has more must not keep the hub from its timers.
+        if monotonic() > turn_ends:
+            gevent.sleep(0)
+            turn_ends = monotonic() + _TURN
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(sock.recv(_READ))  # type: ignore[attr-defined]
+        elif isinstance(event, h11.InformationalResponse):
+            interim += 1
+            if interim > _MAX_INTERIM:
+                raise WireError(f"{base.host}: interim answers without an end")
         elif isinstance(event, h11.Response):
             if event.status_code != 200:
                 raise WireError(f"{base.host} answered {event.status_code} to {path}")

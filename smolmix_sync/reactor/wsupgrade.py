@@ -45,7 +45,11 @@ class Upgrade:
         self.rest = b""
 
     def request(self) -> bytes:
-        """Return what is to be sent."""
+        """Return what is to be sent.
+
+        Raises:
+            WireError: the authority cannot stand in a request.
+        """
         headers = [
             ("Upgrade", "websocket"),
             ("Host", self._authority),
@@ -53,7 +57,10 @@ class Upgrade:
             ("Sec-WebSocket-Version", "13"),
             ("Connection", "Upgrade"),
         ]
-        asked = self._http.send(h11.Request(method="GET", target="/", headers=headers))
+        try:
+            asked = self._http.send(h11.Request(method="GET", target="/", headers=headers))
+        except h11.LocalProtocolError as error:  # a host name with a line break in it, or worse
+            raise WireError(str(error)) from None
         self._http.send(h11.EndOfMessage())
         return asked or b""
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from smolmix_sync.crypto import x25519_is_small_order
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.topology.described import DescribedNode
 from smolmix_sync.mixnet.topology.node import Node
@@ -51,7 +52,9 @@ def build_topology(
     for node_list in lists:
         for skimmed in node_list.nodes:
             node = skimmed.to_node()
-            if node is not None and node.performance >= minimum_performance:
+            if node is None or x25519_is_small_order(node.sphinx_key):
+                continue  # no packet can be made for such a key
+            if node.performance >= minimum_performance:
                 nodes[node.node_id] = node
     topology = Topology(
         nodes, rewarded_set, metadata.rotation_id, metadata.absolute_epoch_id, metadata.refreshed_at
