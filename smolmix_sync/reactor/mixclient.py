@@ -349,12 +349,15 @@ class MixnetSession:
 
     def _reconnect(self) -> None:
         rounds = 0
+        # Another gateway is another address of ours: no flow would survive it, and until then each of them may.
+        change_at = self.loop.now() + self.config.reconnect_grace
         while not self._closed:
             gevent.sleep(_BACK_OFF[min(rounds, len(_BACK_OFF) - 1)])
             rounds += 1
             assert self._client is not None
             try:
-                if rounds > _ROUNDS_BEFORE_CHANGE and self.config.preferred_gateway is None:
+                tried = rounds > _ROUNDS_BEFORE_CHANGE and self.loop.now() >= change_at
+                if tried and self.config.preferred_gateway is None:
                     self._refused_gateways = {self.node.identity}
                     self._choose_and_open(self.directory.refresh(self.loop.now()))
                 else:

@@ -14,11 +14,14 @@ from typing import Any
 
 import gevent
 import pytest
+from support import chaos_sphinx
 from support.chaos_clock import ChaosFailure, VirtualReactor, in_virtual_time
 from support.chaos_network import API_HOST, API_PORT, ChaosNetwork
 from support.chaos_traffic import Traffic
 
+from smolmix_sync.address import base58_encode
 from smolmix_sync.config import TunnelConfig
+from smolmix_sync.mixnet.sphinx import open_untrusted
 from smolmix_sync.reactor import gateway, nymapi
 from smolmix_sync.reactor.report import TunnelState
 from smolmix_sync.reactor.session import TunnelSession
@@ -244,19 +247,38 @@ def live(
     exits: int = 2,
     mixes: int = 2,
     ipr_versions: tuple[int, ...] = (8, 9, 10),
+    epoch_seconds: float = 3600.0,
     before: Callable[[ChaosNetwork], None] | None = None,
     started: bool = True,
+    real_sphinx: bool = False,
+    pinned: bool = True,
     **settings: Any,
 ) -> Any:
-    """Run *body* with a world that is READY (unless *started* is False), and finish the world afterwards."""
+    """Run *body* with a world that is READY (unless *started* is False), and finish the world afterwards.
+
+    With *pinned* the gateway is the one that is no exit: what happens to one does not happen to the other.
+    """
 
     def run(reactor: VirtualReactor, rng: random.Random, clock: Any) -> Any:
-        net = ChaosNetwork(reactor, rng, clock, exits=exits, mixes=mixes, ipr_versions=ipr_versions)
         with pytest.MonkeyPatch.context() as patch:
+            if not real_sphinx:
+                chaos_sphinx.install(patch)
+            net = ChaosNetwork(
+                reactor,
+                rng,
+                clock,
+                exits=exits,
+                mixes=mixes,
+                ipr_versions=ipr_versions,
+                epoch_seconds=epoch_seconds,
+                open_packet=open_untrusted if real_sphinx else chaos_sphinx.cheap_open,
+            )
             patch.setattr(gateway, "connect_tcp", net.wire.dial)
             patch.setattr(nymapi, "connect_tcp", net.wire.dial)
             if before is not None:
                 before(net)
+            if pinned:
+                settings["preferred_gateway"] = base58_encode(net.nodes["entry"].plan.identity)
             world = ChaosWorld(reactor, rng, clock, net, **settings)
             if started:
                 world.start()

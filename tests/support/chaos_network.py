@@ -53,8 +53,9 @@ from smolmix_sync.mixnet.gateway import (
     SessionClosed,
 )
 from smolmix_sync.mixnet.gateway.final_hop import split_payload_untrusted
+from smolmix_sync.mixnet.reply_controller import SurbDemand
 from smolmix_sync.mixnet.settings import TrafficSettings
-from smolmix_sync.mixnet.sphinx import FinalHop, NodeAddress, open_untrusted
+from smolmix_sync.mixnet.sphinx import FinalHop, NodeAddress, PacketSize, open_untrusted
 from smolmix_sync.mixnet.topology.timestamps import Timestamp
 from smolmix_sync.netstack import CLOSED, Conn, Stack, StackConfig, TcpSettings
 from smolmix_sync.netstack.listener import Incoming
@@ -124,6 +125,7 @@ class ChaosNetwork:
         exits: int = 2,
         mixes: int = 2,
         ipr_versions: tuple[int, ...] = (8, 9, 10),
+        epoch_seconds: float = 3600.0,
         open_packet: Callable[[bytes, bytes], Any] = open_untrusted,
     ) -> None:
         self.reactor = reactor
@@ -140,6 +142,7 @@ class ChaosNetwork:
         )
         self.rotation_id = 1
         self.epoch = 24
+        self.epoch_seconds = epoch_seconds
         self.plans = plan.make_nodes(self.config, cast(Any, _Ports()))
         self.nodes: dict[str, ChaosNode] = {}
         self.by_address: dict[NodeAddress, ChaosNode] = {}
@@ -159,7 +162,8 @@ class ChaosNetwork:
     def _announced(self) -> plan.Directory:
         shown = [one for one in self.plans if one.name not in self.hidden]
         directory = plan.make_directory(self.config, shown, self._timestamp(), self.rotation_id)
-        topology = dataclasses.replace(directory.topology, absolute_epoch_id=self.epoch)
+        roles = dataclasses.replace(directory.topology.rewarded_set, epoch_id=self.epoch)
+        topology = dataclasses.replace(directory.topology, absolute_epoch_id=self.epoch, rewarded_set=roles)
         return dataclasses.replace(directory, topology=topology)
 
     def _timestamp(self) -> Timestamp:
@@ -176,8 +180,8 @@ class ChaosNetwork:
         self.epoch += 1
         self.announce()
 
-    def rotate(self, overlap: float) -> None:
-        """Give every node a new key; the one before is good for *overlap* seconds more."""
+    def rotate(self) -> None:
+        """Give every node a new key; the one before is good for one epoch more."""
         self.rotation_id += 1
         self.epoch = self.rotation_id * 24
         self.plans = [one.with_new_sphinx_key() for one in self.plans]
@@ -185,7 +189,7 @@ class ChaosNetwork:
             self.nodes[one.name].add_key(one, self.rotation_id)
         self.counts["rotations"] += 1
         self.announce()
-        self.loop.at(self.loop.time + overlap, self._expire, self.rotation_id)
+        self.loop.at(self.loop.time + self.epoch_seconds, self._expire, self.rotation_id)
 
     def _expire(self, rotation_id: int) -> None:
         for node in self.nodes.values():
@@ -298,7 +302,8 @@ class ChaosNode:
                 break
             self._passed_on(hop, rotation)
             return
-        self.net.counts["bad packets"] += 1
+        # The ack of a reply travels under the rotation of the reply's SURB, whatever key it was made for.
+        self.net.counts["bad acks" if len(packet) == PacketSize.ACK.packet_size else "bad packets"] += 1
 
     def _passed_on(self, hop: Any, rotation: int) -> None:
         if isinstance(hop, FinalHop):
@@ -525,8 +530,6 @@ class ChaosExit(ChaosGateway):
         super().__init__(net, mine)
         self.mute = False
         self.ip_loss = 0.0
-        self.flooding = 0
-        self.threshold_buffer = 50
         self._timer: list[Any] | None = None
         self._woken = False
         self._fresh()
@@ -537,7 +540,7 @@ class ChaosExit(ChaosGateway):
         self.core = MixnetCore(
             ClientKeys(keys.ipr_identity_seed, keys.ipr_encryption, keys.ipr_ack_key),
             self.plan.identity,
-            config=TrafficSettings(surb_threshold_buffer=self.threshold_buffer),
+            config=TrafficSettings(surb_threshold_buffer=50, epoch_duration=net.epoch_seconds),
             urandom=net.urandom,
         )
         self.router = IpPacketRouter(
@@ -557,11 +560,15 @@ class ChaosExit(ChaosGateway):
     def lose_surbs(self) -> None:
         """Forget every SURB, and nothing else."""
         for sender in self.core.replies._senders.values():
-            sender.surbs.clear()
+            sender.fresh.clear()
+            sender.stale.clear()
 
-    def ask_for_surbs(self, requests: int) -> None:
-        """Ask every client for far more SURBs than anybody needs, again and again."""
-        self.flooding = requests
+    def ask_for_surbs(self, requests: int, count: int) -> None:
+        """Ask every client for far more SURBs than anybody needs."""
+        replies = self.core.replies
+        for sender in replies._senders.values():
+            for _ in range(min(requests, sender.available)):
+                replies._demands.append(SurbDemand(sender.tag, count, sender.take()))
         self.wake()
 
     def _receive(self, payload: bytes) -> None:

@@ -223,6 +223,7 @@ class Wire:
         timeout: float,
         tls: Any = None,
         addresses: Mapping[str, str] | None = None,
+        **_: Any,
     ) -> VirtualSocket:
         """Open a connection as ``connect_tcp`` does."""
         self.dialled += 1
