@@ -461,7 +461,7 @@ class Conn:
         """Send smaller packets; what is in flight above that was dropped on the way."""
         if mtu < self.tx_mtu:
             self.tx_mtu = mtu
-            if self.open:
+            if self.state not in (_CLOSED, _SYN_SENT, _TIME_WAIT):
                 self.update_mss()
                 self.snd.mark_oversized(self.mss)
                 self.host.touch(self)

@@ -141,7 +141,8 @@ def _packet(conn: Conn, offset: int, flags: int, payload: bytes | bytearray, now
     window = rcv.window_field(conn.advertised_mss)
     conn.segments_out += 1
     if rcv.sack and rcv.wants_sack():
-        room = min(space, conn.tx_mtu) - conn.overhead - len(payload) - _SACK_OVERHEAD
+        # Options beyond those mss allows for count as well (RFC 6691 section 2).
+        room = min(space - conn.overhead, conn.mss) - len(payload) - _SACK_OVERHEAD
         count = min(room >> 3, _SACK_BLOCKS[conn.timestamps])
         if count > 0:
             options = encode_sack(
@@ -184,6 +185,7 @@ def _syn(conn: Conn, now: float) -> bytes:
         if not conn.rcv.scaled:
             options.window_scale = None
         rcv.acknowledged()
-    window = min(rcv.limit, 0xFFFF)
+    # What an earlier SYN promised stays promised, whatever the buffer is now.
+    window = min(max(rcv.limit, rcv.edge - 1), 0xFFFF)
     rcv.edge = max(rcv.edge, 1 + window)
     return conn.writer.with_options(conn.snd.iss, ack, flags, window, encode(options))

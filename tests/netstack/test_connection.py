@@ -846,6 +846,16 @@ def test_settings_before_the_handshake_take_effect() -> None:
     book.out("S", window=30_000)
 
 
+def test_a_buffer_reduced_during_the_handshake_takes_no_window_back() -> None:
+    book = Playbook()
+    conn = book.connect()
+    book.out("S", window=65535)
+    conn.settings.rcvbuf = conn.settings.rcvbuf_max = 3000
+    conn.settings_changed()
+    book.into("S", 0, mss=1460)
+    book.out("SA", seq=0, ack=1, window=65535)
+
+
 def test_a_listener_closes_once_and_an_unfinished_handshake_is_reset() -> None:
     book = Playbook()
     listener = book.listen()

@@ -169,6 +169,19 @@ def test_sack_rides_on_a_small_segment() -> None:
     book.nothing()
 
 
+def test_sack_never_makes_a_packet_larger_than_the_peers_mss_allows() -> None:
+    # RFC 6691: the peer's MSS is for a header without options; our own MTU may be larger.
+    book = Playbook()
+    conn = book.established(TcpSettings(nodelay=True), mss=1380)
+    book.into("A", 1001, 1, b"x")
+    conn.send(bytes(1380))
+    sizes = [len(got.packet) for got in book.pull()]
+    assert sizes == [1420, 40 + 12]
+    book.into("A", 2001, 1, b"x")
+    conn.send(bytes(1365))
+    assert [len(got.packet) for got in book.pull()] == [1417]
+
+
 def test_sack_waits_for_a_bundle_with_room_for_a_block() -> None:
     book = Playbook()
     book.established()

@@ -528,6 +528,21 @@ def test_set_mtu_applies_to_live_connections() -> None:
     assert max(len(got.packet) for got in book.pull()) == 1300
 
 
+@pytest.mark.parametrize("before_the_syn_ack", [True, False])
+def test_a_smaller_mtu_learned_during_the_handshake_counts(before_the_syn_ack: bool) -> None:
+    book = Playbook()
+    conn = book.connect()
+    book.out("S")
+    if before_the_syn_ack:
+        book.stack.set_mtu(600, 1420)
+    book.into("S", 0, mss=1460)  # simultaneous open: SYN-RCVD lasts until ours is acknowledged
+    book.out("SA")
+    book.stack.set_mtu(600, 1420)
+    book.into("A", 1, 1)
+    conn.send(bytes(600))
+    book.out("A", payload=560)
+
+
 def test_a_user_timeout_of_zero_is_the_default() -> None:
     book = Playbook()
     conn = book.established(TcpSettings(user_timeout=0.0))
