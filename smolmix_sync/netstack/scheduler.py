@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TypeAlias
 
@@ -41,6 +41,8 @@ _MIN_ROOM = 60
 _MAX_SKIPPED = 4
 # Ours: a datagram that does not fit an empty bundle of at least this size never will (IPv6's minimum MTU).
 _FULL_ROOM = 1280
+# Ours: entries whose reason is gone are cleared out when there are twice as many as after the last time, and these.
+_SLACK = 64
 # Ours: ``pending`` is an estimate; it stops counting there.
 _MAX_COUNTED = 64
 
@@ -56,7 +58,9 @@ class Scheduler:
         "_data",
         "_handshakes",
         "_heap",
+        "_heap_limit",
         "_lazy",
+        "_lazy_limit",
         "_retransmissions",
         "_sequence",
         "loop",
@@ -75,7 +79,9 @@ class Scheduler:
         self._lazy: deque[Conn] = deque()
         self.loop: deque[Conn] = deque()
         """Connections inside this stack with something to send."""
+        self._lazy_limit = _SLACK
         self._heap: list[tuple[float, int, Conn]] = []
+        self._heap_limit = _SLACK
         self._sequence = 0
 
     # -- what wants to go
@@ -106,6 +112,8 @@ class Scheduler:
             elif rcv.ack_at != inf and not conn.in_lazy:
                 conn.in_lazy = True
                 self._lazy.append(conn)
+                if len(self._lazy) > self._lazy_limit:
+                    self._clear_lazy()
         if (
             snd.edge <= snd.snd_nxt
             and conn.open
@@ -116,9 +124,7 @@ class Scheduler:
             conn.persist_at = self.now + max(conn.rtt.rto, self._config.persist_min)
         due = next_timeout(conn)
         if due < conn.heap_at:
-            conn.heap_at = due
-            self._sequence += 1
-            heappush(self._heap, (due, self._sequence, conn))
+            self._arm(conn, due)
 
     @staticmethod
     def _wants_anything(conn: Conn) -> bool:
@@ -163,16 +169,41 @@ class Scheduler:
                 if current <= due:
                     return due
                 heappop(heap)
-                self._rearm(conn, current)
+                self._arm(conn, current)
             else:
                 heappop(heap)
         return inf
 
-    def _rearm(self, conn: Conn, due: float) -> None:
+    def _arm(self, conn: Conn, due: float) -> None:
         conn.heap_at = due
-        if due != inf:
-            self._sequence += 1
-            heappush(self._heap, (due, self._sequence, conn))
+        if due == inf:
+            return
+        self._sequence += 1
+        heappush(self._heap, (due, self._sequence, conn))
+        if len(self._heap) > self._heap_limit:
+            self._clear_heap()
+
+    def _clear_heap(self) -> None:
+        """Keep one entry per connection: each earlier timer leaves the later one behind, perhaps for hours."""
+        live = {
+            conn: (due, n, conn)
+            for due, n, conn in self._heap
+            if due == conn.heap_at and conn.state is not _CLOSED
+        }
+        self._heap[:] = live.values()
+        heapify(self._heap)
+        self._heap_limit = 2 * len(live) + _SLACK
+
+    def _clear_lazy(self) -> None:
+        """Forget those without a waiting acknowledgement: pulls with little or unlimited room never look at them."""
+        lazy = self._lazy
+        for _ in range(len(lazy)):
+            conn = lazy.popleft()
+            if conn.state is _CLOSED or conn.rcv.ack_at == inf or conn.rcv.ack_now:
+                conn.in_lazy = False
+            else:
+                lazy.append(conn)
+        self._lazy_limit = 2 * len(lazy) + _SLACK
 
     def due(self, now: float) -> Iterator[Conn]:
         """Yield connections with a timer due; the caller expires and touches each."""
@@ -186,7 +217,7 @@ class Scheduler:
             if current <= now:
                 yield conn
             else:
-                self._rearm(conn, current)
+                self._arm(conn, current)
 
     # -- output
 

@@ -100,6 +100,33 @@ def test_shutdown_empties_the_queues() -> None:
     assert conn.state is State.CLOSED
 
 
+def test_a_far_timer_is_not_left_behind_by_every_nearer_one() -> None:
+    # Each delayed acknowledgement is an earlier timer than the keepalive in two hours.
+    book = Playbook()
+    conn = book.established(TcpSettings(keepalive=True))
+    heap = book.stack._scheduler._heap
+    for index in range(500):
+        book.into("A", 1 + index, 1, b"x")
+        book.advance(0.1)
+        assert len(heap) <= 70
+    assert len(book.queue) == 500
+    conn.abort()
+
+
+def test_unlimited_pulls_do_not_keep_connections_whose_acknowledgement_waited() -> None:
+    book = Playbook()
+    conns = 300
+    for _ in range(conns):
+        conn = book.established()
+        book.into("A", 1, 1, b"x")
+        conn.abort()
+        book.out("RA")
+        book.our_port = 0
+    scheduler = book.stack._scheduler
+    assert len(scheduler._lazy) <= 70
+    assert len(scheduler._heap) <= 70
+
+
 def established(sndbuf: int = 1 << 20) -> tuple[Stack, Stack, Conn, Conn, float]:
     config = StackConfig(tcp=TcpSettings(sndbuf=sndbuf, rcvbuf=4 << 20), initial_window=500)
     a = Stack(A, config=config, urandom=seeded_urandom(1))
