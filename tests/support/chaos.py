@@ -41,26 +41,24 @@ class SlotTrace:
         self.mean = mean
         self.gaps = 0
         self.total = 0.0
-        self.windows = 0
         #: Gaps by the share of exponential gaps that are shorter, in hundredths: all are as likely.
         self.bins = [0] * 100
         self._last: float | None = None
+        self._missed = 0
 
-    def __call__(self, record: SendRecord) -> None:
-        if record.kind == "loop":
-            return
-        last, self._last = self._last, record.time
-        if last is not None:
-            gap = record.time - last
+    def note(self, at: float, missed: int) -> None:
+        """Take one slot; *missed* counts those that carried nothing (a full queue, no topology)."""
+        last, self._last = self._last, at
+        before, self._missed = self._missed, missed
+        if last is not None and missed == before:
+            gap = at - last
             self.gaps += 1
             self.total += gap
-            share = -math.expm1(-gap / self.mean)
-            self.bins[min(99, int(share * 100))] += 1
+            self.bins[min(99, int(-math.expm1(-gap / self.mean) * 100))] += 1
 
     def interrupt(self) -> None:
-        """The next gap is none of a chain: the link was down, or its queue full."""
+        """The next gap is none of a chain: the link was down."""
         self._last = None
-        self.windows += 1
 
     def check(self) -> None:
         """Fail if these are no exponential gaps of that mean."""
@@ -69,12 +67,17 @@ class SlotTrace:
         mean = self.total / self.gaps
         if abs(mean - self.mean) > 5 * self.mean / math.sqrt(self.gaps):
             raise ChaosFailure(f"the mean gap is {mean * 1000:.3f} ms over {self.gaps} slots")
+        if self.off * math.sqrt(self.gaps) > 2.2:  # Kolmogorov and Smirnov: one in 8000 runs
+            raise ChaosFailure(f"the gaps are not exponential: {self.off:.4f} off over {self.gaps} slots")
+
+    @property
+    def off(self) -> float:
+        """The largest distance from the exponential distribution."""
         reached, worst = 0, 0.0
         for index, count in enumerate(self.bins, start=1):
             reached += count
-            worst = max(worst, abs(reached / self.gaps - index / 100))
-        if worst * math.sqrt(self.gaps) > 2.2:  # Kolmogorov and Smirnov: one in 8000 runs
-            raise ChaosFailure(f"the gaps are not exponential: {worst:.4f} off over {self.gaps} slots")
+            worst = max(worst, abs(reached / max(1, self.gaps) - index / 100))
+        return worst
 
 
 @dataclass
@@ -113,11 +116,10 @@ class ChaosWorld:
             reactor, self.config, on_state=self._on_state, on_progress=self._on_progress
         )
         self.traffic = Traffic(reactor, self.session.device, rng)
-        self.trace = SlotTrace(self.config.traffic.sending_delay)
+        self.traces: dict[float, SlotTrace] = {}
+        self.trace = self._trace_for(self.config.traffic.sending_delay)
         self.marks = Watermarks()
         self.problems: list[str] = []
-        self._blocked = 0
-        self._link: Any = None
         self._watching: Any = None
         self.cpu = 0.0
 
@@ -158,7 +160,8 @@ class ChaosWorld:
         self.session.shutdown(10.0)
         self._watching.kill()
         gevent.sleep(0.5)
-        self.trace.check()
+        for trace in self.traces.values():
+            trace.check()
         if self.session.device._owners or self.session.device._orphans:
             raise ChaosFailure("something is left in the device after the end")
 
@@ -193,17 +196,8 @@ class ChaosWorld:
         mix = self.session.mix
         if mix is None:
             return
-        shaper = mix.shaper
-        if shaper.trace is None:
-            shaper.trace = self.trace
-        if (
-            mix.link is not self._link
-            or shaper.stats.blocked + shaper.stats.idle != self._blocked
-            or not mix.is_up
-        ):
-            self._link = mix.link
-            self._blocked = shaper.stats.blocked + shaper.stats.idle
-            self.trace.interrupt()
+        if mix.shaper.trace is None:
+            self._attach(mix)
         note, at = self.marks.note, self.reactor.now()
         if mix.link is not None:
             note("frames to the gateway", len(mix.link._frames), gateway.FRAME_LIMIT + 4, at)
@@ -220,6 +214,33 @@ class ChaosWorld:
         stack = device.stack
         if stack is not None:
             note("connections in the stack", len(stack.connections), 4096, at)
+
+    def _attach(self, mix: Any) -> None:
+        """Hear of every packet that leaves, and of every loss of the link."""
+        stats, on_link = mix.shaper.stats, mix.on_link
+
+        def sent(record: SendRecord) -> None:
+            if record.kind != "loop":
+                self.trace.note(record.time, stats.blocked + stats.idle)
+
+        def link(up: bool, reason: str) -> None:
+            self.trace.interrupt()
+            on_link(up, reason)
+
+        mix.shaper.trace = sent
+        mix.on_link = link
+
+    def _trace_for(self, mean: float) -> SlotTrace:
+        return self.traces.setdefault(mean, SlotTrace(mean))
+
+    def pace(self, factor: float) -> None:
+        """Slow the shaper down: to let the client rest in virtual time is to let the processor rest."""
+        traffic = self.config.traffic
+        shaper = self.session.mix.shaper  # type: ignore[union-attr]
+        shaper._main.mean = traffic.sending_delay * factor
+        shaper._cover.mean = traffic.cover_delay * factor
+        self.trace = self._trace_for(traffic.sending_delay * factor)
+        self.trace.interrupt()
 
     @staticmethod
     def _look_at_core(core: Any, note: Callable[[str, float, float, float], None], at: float) -> None:

@@ -36,11 +36,10 @@ from wsproto.utilities import LocalProtocolError
 from smolmix_sync.errors import WireError
 from smolmix_sync.ipr import IpPacketRouter, RouterConfig
 from smolmix_sync.ipr.router import PacketAccepted, SendReply
-from smolmix_sync.localnet import httpd, plan
+from smolmix_sync.localnet import httpd, plan, sphinxnode
 from smolmix_sync.localnet.config import LocalNetConfig, build_hosts
 from smolmix_sync.localnet.nameserver import Zone
 from smolmix_sync.localnet.nym_api import NymApi
-from smolmix_sync.localnet.sphinxnode import _Key
 from smolmix_sync.mixnet.client import ClientKeys, MessageReceived, MixnetCore
 from smolmix_sync.mixnet.gateway import (
     ClientTable,
@@ -141,6 +140,7 @@ class ChaosNetwork:
             exits=exits, mixes_per_layer=mixes, ipr_versions=ipr_versions, noise=False
         )
         self.rotation_id = 1
+        self.rotated_at = self.loop.time
         self.epoch = 24
         self.epoch_seconds = epoch_seconds
         self.plans = plan.make_nodes(self.config, cast(Any, _Ports()))
@@ -187,7 +187,7 @@ class ChaosNetwork:
         self.plans = [one.with_new_sphinx_key() for one in self.plans]
         for one in self.plans:
             self.nodes[one.name].add_key(one, self.rotation_id)
-        self.counts["rotations"] += 1
+        self.rotated_at = self.loop.time
         self.announce()
         self.loop.at(self.loop.time + self.epoch_seconds, self._expire, self.rotation_id)
 
@@ -238,6 +238,14 @@ class ChaosNetwork:
                 delay += rng.random() * weather.lateness
                 self.counts["held up"] += 1
             self.loop.at(self.loop.time + delay, node.receive, packet, rotation)
+
+
+class _Key(sphinxnode._Key):
+    """A key whose memory of packets is that of minutes, not of half a million packets."""
+
+    def __init__(self, rotation_id: int, private: bytes) -> None:
+        super().__init__(rotation_id, private)
+        self.replays = sphinxnode.ReplayFilter(20_000)
 
 
 class ChaosNode:
