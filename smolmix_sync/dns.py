@@ -37,6 +37,8 @@ _NUMERIC = int(_socket.AI_NUMERICHOST)
 _CANONICAL = int(_socket.AI_CANONNAME)
 _V4MAPPED = int(getattr(_socket, "AI_V4MAPPED", 0x8))
 _ALL = int(getattr(_socket, "AI_ALL", 0x10))
+#: The system would look at its own interfaces, which need not have any address (a namespace): the tunnel's count.
+_ADDRCONFIG = int(getattr(_socket, "AI_ADDRCONFIG", 0x20))
 
 
 def _host_argument(host: Any) -> str | None:
@@ -60,6 +62,7 @@ def raw_getaddrinfo(
     """Stand in for the C function; plain integers in the result."""
     name = _host_argument(host)
     native = _originals.getaddrinfo
+    flags &= ~_ADDRCONFIG
     if name is None or flags & _NUMERIC:
         return native(host, port, family, type, proto, flags)  # type: ignore[no-any-return]
     try:

@@ -22,7 +22,7 @@ import pytest
 from support.loopnet import V4, loopnet
 
 from smolmix_sync import dns as mix_dns
-from smolmix_sync.reactor import provider
+from smolmix_sync.reactor import _originals, provider
 from smolmix_sync.reactor.resolver import ResolverConfig
 from smolmix_sync.socket import MixSocket, create_connection
 
@@ -363,6 +363,25 @@ def test_services_and_protocols_are_the_machines() -> None:
 def test_flags_do_not_change_the_addresses_of_a_name(flags: int) -> None:
     found = mix_dns.getaddrinfo("www.example.com", "443", stdlib.AF_INET, stdlib.SOCK_STREAM, 0, flags)
     assert [entry[4] for entry in found] == [("203.0.113.5", 443), ("203.0.113.6", 443)]
+
+
+def test_this_machines_own_addresses_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a namespace without any the C function says EAI_ADDRFAMILY, to asyncio's and aiohttp's questions as well.
+    native = _originals.getaddrinfo
+
+    def without_addresses(*args: Any) -> Any:
+        if args[5] & stdlib.AI_ADDRCONFIG:
+            raise stdlib.gaierror(stdlib.EAI_ADDRFAMILY, "Address family for hostname not supported")
+        return native(*args)
+
+    monkeypatch.setattr(_originals, "getaddrinfo", without_addresses)
+    for host, address in (
+        ("www.example.com", "203.0.113.5"),
+        ("198.51.100.1", "198.51.100.1"),
+        ("2001:db8::1", "2001:db8::1"),
+    ):
+        found = mix_dns.getaddrinfo(host, 443, 0, stdlib.SOCK_STREAM, 0, stdlib.AI_ADDRCONFIG)
+        assert address in [entry[4][0] for entry in found]
 
 
 def test_a_name_in_hosts_is_answered_without_a_question_and_goes_nowhere_else(server: NameServer) -> None:
