@@ -7,9 +7,8 @@ Source: spec/sockets.md section 8; design.md decision 11a.
 
 from __future__ import annotations
 
-import importlib
-
 from smolmix_sync.reactor import provider
+from smolmix_sync.reactor._originals import import_once
 from smolmix_sync.reactor.provider import TunnelPort
 from smolmix_sync.reactor.resolver import Answer, ascii_name, fixed_addresses, in_order, not_found
 
@@ -25,7 +24,7 @@ def port_or_default(port: TunnelPort | None = None) -> TunnelPort:
     if port is not None:
         return port
     if not provider.installed():
-        importlib.import_module("smolmix_sync.tunnel")  # installs itself
+        import_once("smolmix_sync.tunnel")  # installs itself
     return provider.current()
 
 

@@ -13,6 +13,7 @@ import _socket
 import _thread
 import atexit
 import errno
+import importlib
 import os
 import posix
 import select
@@ -35,6 +36,7 @@ __all__ = [
     "gethostbyname_ex",
     "gethostname",
     "getnameinfo",
+    "import_once",
     "lookup_threads",
     "monotonic",
     "original",
@@ -162,6 +164,47 @@ def _run_fork_hooks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_run_fork_hooks)
+
+
+_importing = allocate_lock()
+#: The thread (by ``get_ident``) that holds the lock above.
+_importer: int | None = None
+
+
+def import_once(*modules: str) -> None:
+    """Import modules that are needed late, one thread after another.
+
+    After gevent's patch the interpreter's own locks of modules are gevent's, which may miss being released by another
+    thread: two threads of gevent's pool that begin with the same look-up would wait for ever.
+    """
+    global _importer
+    if all(_loaded(module) for module in modules):
+        return
+    me = get_ident()
+    if _importer == me:  # another greenlet of this thread, or an import within an import
+        for module in modules:
+            importlib.import_module(module)
+        return
+    with _importing:
+        _importer = me
+        try:
+            for module in modules:
+                importlib.import_module(module)
+        finally:
+            _importer = None
+
+
+def _loaded(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and not getattr(module.__spec__, "_initializing", False)
+
+
+def _forget_importer() -> None:
+    global _importing, _importer
+    _importing, _importer = allocate_lock(), None
+
+
+run_in_child(_forget_importer)
 
 
 _exit_hooks: list[Callable[[], None]] = []

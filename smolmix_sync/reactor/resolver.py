@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import _socket
 import ipaddress
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from itertools import zip_longest
 from typing import Any
 
 from smolmix_sync.errors import WireError
-from smolmix_sync.reactor._originals import gethostname
+from smolmix_sync.reactor._originals import gethostname, import_once
 
 __all__ = [
     "Answer",
@@ -236,15 +237,16 @@ class _Response:
 
 def load() -> Any:
     """Import dnspython (in an application thread: it takes a while) and return it."""
-    import dns.exception
-    import dns.flags
-    import dns.message
-    import dns.name
-    import dns.rcode
-    import dns.rdataclass
-    import dns.rdatatype
-
-    return dns
+    import_once(
+        "dns.exception",
+        "dns.flags",
+        "dns.message",
+        "dns.name",
+        "dns.rcode",
+        "dns.rdataclass",
+        "dns.rdatatype",
+    )
+    return sys.modules["dns"]
 
 
 def decode_untrusted(payload: bytes) -> _Response:
