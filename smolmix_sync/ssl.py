@@ -8,19 +8,49 @@ Source: spec/sockets.md section 2.
 
 from __future__ import annotations
 
+import builtins
+import socket as _stdlib_socket
 import ssl as _stdlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from smolmix_sync.reactor._originals import original
 from smolmix_sync.socket import MixSocket, create_connection
 
+
+def _unpatched() -> Any:
+    """Return the stdlib's module with its own classes.
+
+    gevent puts its own in their place, which the originals then find under their names (and recurse for ever), or
+    builds upon if gevent's patch was before the first import. A second copy of the module knows nothing of gevent.
+    """
+    socket, context = original("socket", "socket"), original("ssl", "SSLContext")
+    if _stdlib.SSLContext is context and issubclass(_stdlib.SSLSocket, socket):
+        return _stdlib
+    spec = _stdlib.__spec__
+    assert spec is not None
+    code = spec.loader.get_code(spec.name)  # type: ignore[union-attr]
+    unpatched = types.ModuleType("socket")
+    unpatched.__dict__.update({name: original("socket", name) for name in dir(_stdlib_socket)})
+
+    def importer(name: str, *args: Any) -> Any:
+        return unpatched if name == "socket" else builtins.__import__(name, *args)
+
+    copy = types.ModuleType(f"{__name__}._unpatched")
+    sys.modules[copy.__name__] = copy  # its enumerations put their members there
+    copy.__dict__["__builtins__"] = {**vars(builtins), "__import__": importer}
+    exec(code, copy.__dict__)
+    return copy
+
+
+_own = _unpatched()
+
 if TYPE_CHECKING:
     from ssl import SSLContext as _ContextBase
     from ssl import SSLSocket as _SocketBase
 else:
-    # gevent replaces both names; its classes are made for its own sockets.
-    _SocketBase = original("ssl", "SSLSocket")
-    _ContextBase = original("ssl", "SSLContext")
+    _SocketBase, _ContextBase = _own.SSLSocket, _own.SSLContext
 
 __all__ = [
     *(name for name in dir(_stdlib) if not name.startswith("_")),
@@ -49,11 +79,11 @@ def _mixed(context: Any) -> Any:
 
 def create_default_context(purpose: Any = _stdlib.Purpose.SERVER_AUTH, **options: Any) -> Any:
     """Return a context with the stdlib's default settings, as ``ssl.create_default_context``."""
-    return _mixed(original("ssl", "create_default_context")(purpose, **options))
+    return _mixed(_own.create_default_context(_own.Purpose[purpose.name], **options))
 
 
 def _create_unverified_context(*args: Any, **options: Any) -> Any:
-    return _mixed(_stdlib._create_unverified_context(*args, **options))
+    return _mixed(_own._create_unverified_context(*args, **options))
 
 
 def wrap_socket(

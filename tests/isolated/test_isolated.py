@@ -82,6 +82,17 @@ def test_gevents_patch_brings_ours_along_where_asked(way: str, monkeypatch: pyte
 
 
 @pytest.mark.slow
+def test_modules_that_are_needed_late_are_there_for_every_thread_of_gevents_pool() -> None:
+    run("import_once.py")
+
+
+@pytest.mark.slow
+def test_tls_of_our_own_works_whenever_gevent_patched_the_stdlibs() -> None:
+    for order in ("early", "late"):
+        run("gevent_tls.py", "plain", order)
+
+
+@pytest.mark.slow
 def test_eventlet_is_carried() -> None:
     run("eventlets.py")
 
