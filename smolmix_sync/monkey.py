@@ -243,6 +243,17 @@ def _refuse_loaded(changes: _Changes, allow: tuple[str, ...]) -> None:
 
         # The name, not the class: an instance that was never initialised would be finalised all the same.
         changes.set(sys.modules[module_name], class_name, type(class_name, (), {"__new__": refuse}))
+        if module_name == "pycares":
+            _patch_aiohttp(changes)
+
+
+def _patch_aiohttp(changes: _Changes) -> None:
+    """Have aiohttp that was imported with aiodns look names up as it does where there is no aiodns."""
+    threaded = getattr(sys.modules.get("aiohttp.resolver"), "ThreadedResolver", None)
+    for module_name in ("aiohttp", "aiohttp.resolver", "aiohttp.connector"):
+        module = sys.modules.get(module_name)
+        if threaded is not None and getattr(module, "DefaultResolver", threaded) is not threaded:
+            changes.set(module, "DefaultResolver", threaded)
 
 
 def _patch_children(changes: _Changes, options: dict[str, Any]) -> None:

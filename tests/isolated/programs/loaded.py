@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiodns  # type: ignore[import-not-found]
+import aiohttp.connector
 import pycares  # type: ignore[import-not-found]
 import uvloop  # type: ignore[import-not-found]
 
@@ -34,6 +35,7 @@ for _ in range(2):
     assert "uvloop" in refused(lambda: uvloop.run(asyncio.sleep(0)))
     assert "uvloop" in refused(uvloop.Loop)
     assert "pycares" in refused(pycares.Channel)
+    assert aiohttp.connector.DefaultResolver is aiohttp.DefaultResolver is aiohttp.ThreadedResolver
 
     async def resolve() -> None:
         refused(aiodns.DNSResolver)
@@ -42,6 +44,7 @@ for _ in range(2):
     patch.__exit__(None, None, None)
     uvloop.new_event_loop().close()
     pycares.Channel().close()
+    assert aiohttp.connector.DefaultResolver is aiohttp.DefaultResolver is aiohttp.AsyncResolver
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     with smolmix_sync.patch_all(allow=("uvloop",)):
