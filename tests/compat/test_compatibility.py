@@ -35,7 +35,7 @@ from support.namespaces import (
 HERE = Path(__file__).parent
 PROGRAMS = programs()
 #: Programs at the same time: they mostly wait for the mixnet.
-WORKERS = 3
+WORKERS = 4
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow, needs_namespaces]
 

@@ -46,7 +46,7 @@ async def work(web: dict, websocket: dict) -> str:
             assert isinstance(error.os_error, ConnectionRefusedError), error
         else:
             raise AssertionError("nobody listens there")
-    return "four requests at once over HTTP and HTTPS, redirect, 20 kB up in chunks, a websocket over TLS, a refused connection"
+    return "four requests at once, HTTP and HTTPS, redirect, 20 kB up in chunks, a websocket over TLS, a refused connection"
 
 
 def main(services: dict) -> str:

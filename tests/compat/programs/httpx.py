@@ -45,4 +45,4 @@ def main(services: dict) -> str:
     else:
         raise AssertionError("a certificate of an unknown authority was accepted")
     assert asyncio.run(at_once(secure, context)) == {web["sha256"]}
-    return "Client: HTTP and HTTPS, authentication, 25 kB up and streamed down, a bad certificate; AsyncClient: three at once"
+    return "HTTP and HTTPS, authentication, 25 kB up and streamed down, a bad certificate; AsyncClient: three at once"

@@ -36,4 +36,6 @@ def main(services: dict) -> str:
             assert "refused" in str(error), error
         else:
             raise AssertionError("nobody listens there")
-    return "a pool in four threads: HTTP and HTTPS, redirect, 30 kB up and streamed down, a refused connection"
+    return (
+        "a pool in four threads: HTTP and HTTPS, redirect, 30 kB up and streamed down, a refused connection"
+    )

@@ -39,4 +39,6 @@ def main(services: dict) -> str:
             else:
                 raise AssertionError("nothing was sent")
     asyncio.run(several(secure, context))
-    return "threads: 25 kB echoed over ws and wss, fragments, pings, a timeout; asyncio: three at once over wss"
+    return (
+        "threads: 25 kB echoed over ws and wss, fragments, pings, a timeout; asyncio: three at once over wss"
+    )
