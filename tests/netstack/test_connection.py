@@ -74,6 +74,37 @@ def test_syn_ack_offers_only_what_the_syn_offered(wscale: int | None, sack: bool
     assert (answer.options.timestamps is not None) is timestamps
 
 
+@pytest.mark.parametrize("window_scale", [False, True])
+@pytest.mark.parametrize("sack", [False, True])
+@pytest.mark.parametrize("timestamps", [False, True])
+@pytest.mark.parametrize("passive", [False, True])
+def test_what_we_do_not_offer_is_not_used_though_the_peer_does(
+    window_scale: bool, sack: bool, timestamps: bool, passive: bool
+) -> None:
+    book = Playbook(StackConfig(window_scale=window_scale, sack=sack, timestamps=timestamps))
+    if passive:
+        listener = book.listen()
+        book.into("S", 0, mss=1460, sack_ok=True, wscale=7, ts=(5, 0))
+        ours = book.out("SA").options
+        book.into("A", 1, 1, ts=(6, 0))
+        conn = listener.accept()
+        assert conn is not None
+    else:
+        conn = book.connect()
+        ours = book.out("S").options
+        book.into("SA", 0, 1, mss=1460, sack_ok=True, wscale=7, ts=(5, 0))
+        book.out("A")
+    assert (ours.window_scale is not None) is window_scale
+    assert ours.sack_permitted is sack
+    assert (ours.timestamps is not None) is timestamps
+    assert (conn.snd.shift, conn.rcv.shift) == ((7, 7) if window_scale else (0, 0))
+    assert conn.rcv.sack is sack
+    assert conn.timestamps is timestamps
+    conn.send(b"x")
+    data = book.out("A", payload=b"x").options
+    assert (data.timestamps is not None) is timestamps
+
+
 def test_a_peer_without_an_mss_option_gets_536_octets() -> None:
     book = Playbook()
     conn = book.connect()
@@ -757,6 +788,76 @@ def test_the_acknowledgement_of_our_fin_moves_on(name: str, after: str) -> None:
     book, peer, ours = in_state(name)
     book.into("A", peer, ours)
     assert state_of(book) == after
+
+
+# RFC 9293 section 3.10.7: state -> what a SYN, an acknowledgement of everything, a FIN, a RST and data (all
+# with the numbers expected next) make of it, and what is answered: nothing, an acknowledgement of (seq, ack), a
+# reset, a SYN-ACK; "later" is a delayed acknowledgement. Ours: in SYN-SENT an overtaken segment is ignored.
+KINDS = {"SYN": "S", "ACK": "A", "FIN": "FA", "RST": "R", "data": "A"}
+TABLE: dict[str, tuple[tuple[str, str], ...]] = {
+    "CLOSED": (("CLOSED", "RA"), ("CLOSED", "R"), ("CLOSED", "R"), ("CLOSED", ""), ("CLOSED", "R")),
+    "LISTEN": (("SYN_RCVD", "SA"), ("CLOSED", "R"), ("CLOSED", "R"), ("CLOSED", ""), ("CLOSED", "R")),
+    "SYN_SENT": (
+        ("SYN_RCVD", "SA"), ("SYN_SENT", ""), ("SYN_SENT", ""), ("SYN_SENT", ""), ("SYN_SENT", "")
+    ),
+    "SYN_RCVD": (
+        ("SYN_RCVD", "A 1 1"), ("ESTABLISHED", ""), ("CLOSE_WAIT", "A 1 2"), ("CLOSED", ""),
+        ("ESTABLISHED", "later 1 5"),
+    ),
+    "ESTABLISHED": (
+        ("ESTABLISHED", "A 1 1"), ("ESTABLISHED", ""), ("CLOSE_WAIT", "A 1 2"), ("CLOSED", ""),
+        ("ESTABLISHED", "later 1 5"),
+    ),
+    "FIN_WAIT_1": (
+        ("FIN_WAIT_1", "A 2 1"), ("FIN_WAIT_2", ""), ("TIME_WAIT", "A 2 2"), ("CLOSED", ""),
+        ("FIN_WAIT_2", "later 2 5"),
+    ),
+    "FIN_WAIT_2": (
+        ("FIN_WAIT_2", "A 2 1"), ("FIN_WAIT_2", ""), ("TIME_WAIT", "A 2 2"), ("CLOSED", ""),
+        ("FIN_WAIT_2", "later 2 5"),
+    ),
+    "CLOSE_WAIT": (
+        ("CLOSE_WAIT", "A 1 2"), ("CLOSE_WAIT", ""), ("CLOSE_WAIT", "A 1 2"), ("CLOSED", ""),
+        ("CLOSE_WAIT", ""),
+    ),
+    "CLOSING": (
+        ("CLOSING", "A 2 2"), ("TIME_WAIT", ""), ("TIME_WAIT", "A 2 2"), ("CLOSED", ""), ("TIME_WAIT", "")
+    ),
+    "LAST_ACK": (
+        ("LAST_ACK", "A 2 2"), ("CLOSED", ""), ("CLOSED", ""), ("CLOSED", ""), ("CLOSED", "")
+    ),
+    "TIME_WAIT": (
+        ("TIME_WAIT", "A 2 2"), ("TIME_WAIT", ""), ("TIME_WAIT", "A 2 2"), ("TIME_WAIT", ""),
+        ("TIME_WAIT", ""),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TABLE)
+def test_every_state_answers_every_kind_of_segment_as_the_standard_says(name: str, kind: str) -> None:
+    book, peer, ours = Playbook(), 0, 1
+    if name == "CLOSED":
+        book.our_port = 9
+    elif name == "LISTEN":
+        book.listen()
+    elif name == "SYN_SENT":
+        book.connect()
+        book.out("S")
+    else:
+        book, peer, ours = in_state(name)
+    book.into(KINDS[kind], peer, ours, b"data" if kind == "data" else b"")
+    answers = [f"{got.flags} {got.seq} {got.ack}" for got in book.pull()]
+    book.advance(0.05)
+    answers += [f"later {got.seq} {got.ack}" for got in book.queue]
+    after, answer = TABLE[name][list(KINDS).index(kind)]
+    assert state_of(book) == after
+    assert len(answers) == bool(answer)
+    if answer:
+        # Of a reset and a SYN-ACK the flags: their numbers are tested above.
+        assert answers[0] == answer or answers[0].split()[0] == answer
+    if kind == "data" and answer.startswith("later"):
+        assert next(iter(book.stack.connections.values())).recv(10) == b"data"
 
 
 def test_shutdown_read_discards() -> None:

@@ -286,6 +286,31 @@ def test_the_reader_reopens_a_closed_window() -> None:
     book.out("A", ack=4001, window=4000)
 
 
+def test_small_reads_do_not_open_the_window_by_silly_steps() -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(rcvbuf=8000, rcvbuf_max=8000))
+    for start in range(1, 8001, 1000):
+        book.into("A", start, 1, bytes(1000))
+    book.advance(0.05)
+    book.queue.clear()
+    for _ in range(27):
+        assert len(conn.recv(100)) == 100
+        book.nothing()  # 2700 octets are free: two segments are 2760
+    conn.recv(100)
+    assert book.out("A", ack=8001).window << 7 >= 2688
+    book.nothing()
+
+
+def test_a_smaller_buffer_on_a_live_connection_takes_no_window_back_pitfall_8() -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(rcvbuf=8000, rcvbuf_max=8000))
+    conn.settings.rcvbuf = conn.settings.rcvbuf_max = 2000
+    conn.settings_changed()
+    for start in range(1, 7001, 1000):
+        book.into("A", start, 1, bytes(1000))
+    assert conn.readable() == 7000
+
+
 def test_the_advertised_edge_never_moves_left() -> None:
     book = Playbook()
     conn = book.established()

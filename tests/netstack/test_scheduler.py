@@ -100,6 +100,53 @@ def test_shutdown_empties_the_queues() -> None:
     assert conn.state is State.CLOSED
 
 
+@pytest.mark.parametrize(
+    "timer",
+    [
+        "retransmission",
+        "acknowledgement",
+        "tail probe",
+        "loss",
+        "persist",
+        "keepalive",
+        "orphan",
+        "time-wait",
+    ],
+)
+def test_a_due_timer_is_not_due_again_before_there_was_output_pitfall_2(timer: str) -> None:
+    book = Playbook()
+    conn = book.established(TcpSettings(keepalive=timer == "keepalive", keep_idle=5), rtt=0.2)
+    if timer == "acknowledgement":
+        book.into("A", 1, 1, b"x")
+    elif timer in ("orphan", "time-wait"):
+        conn.close()
+        book.out("FA")
+        book.into("FA" if timer == "time-wait" else "A", 1, 2)
+        book.pull()
+    elif timer == "persist":
+        conn.send(bytes(65535))
+        while book.pull():
+            book.now += 0.2
+            book.into("A", 1, conn.snd.snd_nxt, window=0)
+        conn.send(b"blocked")
+    elif timer != "keepalive":
+        conn.send(bytes(1460 * 3))
+        book.pull()
+        book.now += 0.2
+        if timer == "loss":
+            book.into("A", 1, 1, sack=((1461, 2921),))
+    steps = 0
+    while (due := book.stack._scheduler.next_timer()) < float("inf") and steps < 40:
+        # Nothing is pulled: as on a tunnel without a send slot.
+        steps += 1
+        assert due > book.now or book.now == 0.2 or steps == 1, "due again at once"
+        book.now = max(book.now, due)
+        book.stack.handle_deadline(book.now)
+    assert steps
+    if timer in ("orphan", "time-wait"):
+        assert not book.stack.connections
+
+
 def test_a_far_timer_is_not_left_behind_by_every_nearer_one() -> None:
     # Each delayed acknowledgement is an earlier timer than the keepalive in two hours.
     book = Playbook()

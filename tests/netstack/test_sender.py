@@ -161,6 +161,46 @@ def test_the_window_is_scaled() -> None:
     assert sum(size for _, size in drain(book)) <= 12800
 
 
+def test_the_sender_does_not_fill_silly_windows() -> None:
+    # RFC 9293 section 3.8.6.2.1: less than a segment and than half the largest window waits for more.
+    book = Playbook()
+    conn = book.established(TcpSettings(nodelay=True), wscale=None, window=4000)
+    conn.send(bytes(8000))
+    assert [len(got.payload) for got in book.pull()] == [1460, 1460]  # 1080 octets of window are left
+    book.into("A", 1, 1461, window=3000)
+    assert [len(got.payload) for got in book.pull()] == [1460]
+    book.into("A", 1, 2921, window=1500)
+    book.nothing()  # 40 octets would fit
+    book.into("A", 1, 4381, window=300)
+    assert [len(got.payload) for got in book.pull()] == [300]  # nothing is in flight: better than waiting
+
+
+def test_a_peer_that_shrinks_its_window_gets_the_rest_again_pitfall_8() -> None:
+    # As Linux does when SO_RCVBUF is set on a connected socket: what was in flight beyond the edge is dropped.
+    book = Playbook()
+    conn = book.established(wscale=None, window=10_000)
+    conn.send(bytes(8760))
+    assert len(book.pull()) == 6
+    book.into("A", 1, 1461, window=0)
+    book.nothing()
+    book.advance_to_output()
+    book.queue.clear()
+    assert conn.unacked() == 7300
+    # Each answer opens a little; every octet dropped comes again.
+    acked, rounds = 1461, 0
+    while acked < 8761:
+        rounds += 1
+        assert rounds < 40
+        book.into("A", 1, acked, window=1460)
+        book.advance_to_output()
+        for got in book.queue:
+            if got.seq <= acked < got.seq + len(got.payload):
+                acked = min(got.seq + len(got.payload), acked + 1460)
+        book.queue.clear()
+    book.into("A", 1, 8761, window=1460)
+    assert conn.unacked() == 0
+
+
 def test_a_reordered_old_acknowledgement_does_not_close_the_window_pitfall_6() -> None:
     book = Playbook()
     conn = book.established(wscale=None, window=65535)
