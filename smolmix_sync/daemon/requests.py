@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Client"]
 
+#: Ours: more filling than the buffers of a pair hold; reading it away takes the reactor's time.
+_MAX_JUNK = 4 << 20
 _ANY = {AF_INET: "0.0.0.0", AF_INET6: "::"}
 
 
@@ -140,10 +142,17 @@ class Client:
                 if cancel is not None:
                     cancel(errno.ECANCELED)
             else:
+                if len(self.watching) >= self._server.limits.requests:
+                    raise os_error(errno.EBUSY, "too many watches")
                 self.watching.add(request.ident)
                 self._tell(request.ident)
         except OSError as problem:
             self._refuse(request, problem)
+        except ValueError:
+            self._refuse(request, os_error(errno.EINVAL, "an address is needed here"))
+        except Exception:  # a bug of ours, which the hub reports; the client must not wait for ever
+            self._refuse(request, os_error(errno.EIO))
+            raise
         finally:
             if end is not None and not kept:
                 end.close()
@@ -233,7 +242,16 @@ class Client:
         self._loop.spawn(call.run)
 
     def _attach(self, request: Request, end: _socket.socket | None) -> None:
-        device = self._server.tunnel_of(request.isolate).device
+        try:
+            device = self._server.tunnel_of(request.isolate).device
+            if request.junk > _MAX_JUNK:
+                raise os_error(errno.EINVAL, "that much fits into no pair")
+            if end is not None and request.cookie in flows.by_cookie:
+                raise os_error(errno.EEXIST, "the cookie is that of another socket")
+        except OSError:
+            if end is not None:
+                end.close()
+            raise
         if end is None:
             flow = flows.by_cookie.get(request.cookie)
             if not isinstance(flow, ServedFlow) or flow.end is None:
@@ -250,6 +268,8 @@ class Client:
             return
         flow.junk = request.junk
         try:
+            if not request.host:
+                raise os_error(errno.EINVAL, "an address is needed here")
             _check_destination(request.host)
             if flow.pump is not None:
                 raise os_error(errno.EISCONN)
@@ -273,6 +293,10 @@ class Client:
 
         try:
             open_stream(device, flow, present(flow.family, request.host, request.port))
+        except ValueError:  # an address of another family, or none
+            self._pending.pop(ident, None)
+            flow.report = None
+            self._fail(request, flow, os_error(errno.EINVAL, "an address is needed here"))
         except Exception:  # a bug of ours, which the hub reports; the client must not wait for ever
             self._pending.pop(ident, None)
             flow.report = None
@@ -320,7 +344,11 @@ class Client:
 
         device = self._server.tunnel_of(request.isolate).device
         fd, flow = -1, flows.by_cookie.get(request.cookie) if request.cookie != NO_COOKIE else None
-        if end is not None or flow is None:
+        if flow is not None and (end is not None or not isinstance(flow, ServedFlow)):
+            if end is not None:
+                end.close()
+            raise os_error(errno.EEXIST, "the cookie is that of another socket")
+        if flow is None:
             fd, flow = self._flow(request, request.host, end)
         assert isinstance(flow, ServedFlow)
         try:
@@ -330,7 +358,10 @@ class Client:
                 flow.bound = True
             listen(device, flow, request.backlog, lambda: self._accepted_pair(flow))
             self._accept(request, flow, fd)
-        except OSError:
+        except ValueError:
+            flows.forget(flow)
+            raise os_error(errno.EINVAL, "an address is needed here") from None
+        except BaseException:
             flows.forget(flow)
             raise
         finally:
@@ -345,7 +376,7 @@ class Client:
 
     def _setopt(self, request: Request) -> None:
         flow = flows.by_cookie.get(request.cookie)
-        if flow is None:
+        if not isinstance(flow, ServedFlow):
             raise os_error(errno.EBADF, "no such socket")
         self._set_options(flow, request)
         if flow.pump is not None:
@@ -387,10 +418,13 @@ class Client:
 
     def in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Run what blocks in a native thread; the calling greenlet waits."""
-        value, problem = self._server.in_thread(_outcome, fn, args)
+        value, problem = self._server.in_thread(_outcome, fn, args, self._is_there)
         if problem is not None:
             raise problem
         return value
+
+    def _is_there(self) -> bool:
+        return self in self._server.clients
 
     def _status(self, request: Request) -> None:
         if request.cookie != NO_COOKIE:
@@ -440,8 +474,15 @@ class Client:
             self._refuse(request, problem)
 
 
-def _outcome(fn: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, Exception | None]:
-    """Return (result, error): gevent's pool would report what a call raises as an error of the hub."""
+def _outcome(
+    fn: Callable[..., Any], args: tuple[Any, ...], wanted: Callable[[], bool]
+) -> tuple[Any, Exception | None]:
+    """Return (result, error): gevent's pool would report what a call raises as an error of the hub.
+
+    What nobody waits for any more is not begun.
+    """
+    if not wanted():
+        return None, os_error(errno.ECANCELED)
     try:
         return fn(*args), None
     except Exception as problem:
@@ -494,7 +535,10 @@ class _Connect:
 
     def _find(self, host: str, family: int, limit: float) -> list[str]:
         try:
-            found = [str(ipaddress.ip_address(host))]
+            literal = ipaddress.ip_address(host)
+            if family == AF_INET and literal.version == 6:
+                raise os_error(errno.EINVAL, "an address of another family")
+            found = [str(literal)]
         except ValueError:
             resolver = self._device.resolver
             found = [

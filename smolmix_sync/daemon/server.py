@@ -43,6 +43,8 @@ _LOG = logging.getLogger("smolmix_sync.daemon")
 
 # Ours: names asked for at once; each holds a native thread for as long as it takes.
 _RESOLVING = 16
+# Ours: names that may wait for one of those.
+_WAITING = 2048
 # Ours: seconds between two looks for streams nobody asked about.
 _COLLECT = 5.0
 # Ours: seconds that accept() pauses when there are no descriptors left.
@@ -98,6 +100,7 @@ class DaemonServer:
         self._watcher: Watcher | None = None
         self._timer: Timer | None = None
         self._threads: Any = None
+        self._in_threads = 0
         self._inode = (0, 0)
         self._loop = tunnel.device.loop
         self._since = self._loop.now()
@@ -239,7 +242,13 @@ class DaemonServer:
         """Run what blocks in a native thread; the calling greenlet waits."""
         if self._threads is None:
             raise os_error(errno.ENETDOWN, "the daemon ends")
-        return self._threads.apply(fn, args)
+        if self._in_threads >= _WAITING:
+            raise os_error(errno.EBUSY, "too many names are being looked up")
+        self._in_threads += 1
+        try:
+            return self._threads.apply(fn, args)
+        finally:
+            self._in_threads -= 1
 
     def client_gone(self, client: Client) -> None:
         """Forget a connection."""
