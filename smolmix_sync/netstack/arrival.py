@@ -230,7 +230,8 @@ def _reset(conn: Conn, seq: int, now: float) -> str | None:
             conn.finish()
         else:
             conn.fail(errno.ECONNREFUSED)
-    elif state in (_CLOSING, _LAST_ACK) and conn.close_called:
+    elif state in (_CLOSING, _LAST_ACK) and (conn.close_called or conn.snd.snd_una >= conn.snd.fin):
+        # All data of both is delivered: the peer's TIME-WAIT was over before our FIN came again.
         conn.finish()
     else:
         conn.fail(errno.ECONNRESET)

@@ -790,6 +790,25 @@ def test_the_acknowledgement_of_our_fin_moves_on(name: str, after: str) -> None:
     assert state_of(book) == after
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_reset_after_both_streams_ended_is_an_error_only_if_data_was_lost(delivered: bool) -> None:
+    # The peer's shortened TIME-WAIT was over when our FIN, whose acknowledgement was lost, came again.
+    book = Playbook()
+    conn = book.established()
+    book.into("FA", 1, 1)
+    book.pull()
+    conn.send(b"data")
+    book.pull()
+    conn.shutdown_write()
+    book.pull()
+    assert conn.state is State.LAST_ACK
+    if delivered:
+        book.into("A", 2, 5)
+    book.into("R", 2)
+    assert conn.state is State.CLOSED
+    assert conn.error == (0 if delivered else errno.ECONNRESET)
+
+
 # RFC 9293 section 3.10.7: state -> what a SYN, an acknowledgement of everything, a FIN, a RST and data (all
 # with the numbers expected next) make of it, and what is answered: nothing, an acknowledgement of (seq, ack), a
 # reset, a SYN-ACK; "later" is a delayed acknowledgement. Ours: in SYN-SENT an overtaken segment is ignored.
