@@ -246,7 +246,7 @@ class Client:
             device = self._server.tunnel_of(request.isolate).device
             if request.junk > _MAX_JUNK:
                 raise os_error(errno.EINVAL, "that much fits into no pair")
-            if end is not None and request.cookie in flows.by_cookie:
+            if end is not None and isinstance(flows.by_cookie.get(request.cookie), ServedFlow):
                 raise os_error(errno.EEXIST, "the cookie is that of another socket")
         except OSError:
             if end is not None:
@@ -344,13 +344,13 @@ class Client:
 
         device = self._server.tunnel_of(request.isolate).device
         fd, flow = -1, flows.by_cookie.get(request.cookie) if request.cookie != NO_COOKIE else None
-        if flow is not None and (end is not None or not isinstance(flow, ServedFlow)):
-            if end is not None:
-                end.close()
+        if not isinstance(flow, ServedFlow):
+            flow = None  # of this very process, which may be a client of its own
+        elif end is not None:
+            end.close()
             raise os_error(errno.EEXIST, "the cookie is that of another socket")
         if flow is None:
             fd, flow = self._flow(request, request.host, end)
-        assert isinstance(flow, ServedFlow)
         try:
             if flow.laddr is None:
                 number = flows.ports.reserve(flow, request.port or request.local_port)
