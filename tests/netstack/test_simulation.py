@@ -7,7 +7,8 @@ import random
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.netsim import Deadlock, NetSim, Spin, TimeLimit, Transfer, seeded_urandom
+from support.netsim import Deadlock, NetSim, Spin, TimeLimit, Transfer, check_scoreboard, seeded_urandom
+from support.netsim_adversary import NearTheWrap
 from support.netsim_scenarios import LINUX
 
 from smolmix_sync.netstack import Conn, Stack, StackConfig, State, TcpSettings
@@ -24,24 +25,6 @@ def hosts(
         Stack(A, A6, config=client, urandom=seeded_urandom(seed)),
         Stack(B, B6, config=server, urandom=seeded_urandom(seed + 1000)),
     )
-
-
-def check_scoreboard(conn: Conn) -> None:
-    """The sender's incremental sums agree with its records."""
-    snd = conn.snd
-    live = snd._segments[snd._head :]
-    flight = [sent for sent in live if not sent.sacked and not sent.lost]
-    assert snd.pipe == sum(sent.end - sent.start for sent in flight)
-    assert set(snd.order) == set(flight)
-    times = [sent.sent_at for sent in snd.order]
-    assert times == sorted(times)
-    assert snd.lost_octets == sum(sent.end - sent.start for sent in live if sent.lost)
-    assert snd.sacked_octets == sum(sent.end - sent.start for sent in live if sent.sacked)
-    assert snd._starts[snd._head :] == [sent.start for sent in live]
-    assert snd.snd_una <= snd.snd_nxt
-    if live:
-        assert live[0].start == snd.snd_una
-        assert live[-1].end == snd.snd_nxt
 
 
 # -- the mixnet model of spec/netstack.md section 9
@@ -193,6 +176,44 @@ def test_a_path_that_drops_large_packets_is_discovered_by_icmp() -> None:
     transfer.conn.peer_mss = 1460
     net.run(until=lambda: transfer.done_at >= 0, limit=60)
     assert not transfer.bad
+
+
+@pytest.mark.parametrize("addr", [B, B6])
+def test_a_large_window_passes_the_wrap_of_sequence_numbers(addr: str) -> None:
+    net = NetSim(10)
+    a, b = hosts(10)
+    for stack in (a, b):
+        stack._numbers = NearTheWrap(seeded_urandom(1))
+    net.link(a, b, latency=0.05, jitter=0.03, loss=0.01)
+    transfer = Transfer(net, a, b, addr, up=400_000, down=400_000)
+    widest = 0
+
+    def watch() -> None:
+        nonlocal widest
+        widest = max(widest, transfer.conn.snd.snd_nxt - transfer.conn.snd.snd_una)
+
+    net.application(watch)
+    net.run(until=lambda: transfer.done_at >= 0, limit=60)
+    assert not transfer.bad
+    assert widest > 65535
+    snd, rcv = transfer.conn.snd, transfer.conn.rcv
+    assert snd.iss + snd.snd_nxt > 1 << 32
+    assert rcv.irs + rcv.rcv_nxt > 1 << 32
+
+
+def test_a_driver_that_stops_at_a_condition_has_sent_what_was_due_pitfall_4() -> None:
+    net = NetSim(11)
+    a, b = hosts(11)
+    net.link(a, b, latency=0.05)
+    transfer = Transfer(net, a, b, B, up=1000)
+    net.run(until=transfer.complete, limit=10)
+    for stack in (a, b):
+        due = stack.next_deadline()
+        assert due is None or due > net.now
+    peer = transfer.peer
+    assert isinstance(peer, Conn)
+    net.run(until=net.now + 0.5)
+    assert peer.state is State.CLOSED  # the acknowledgement of its FIN was not left unsent
 
 
 def test_connects_survive_twenty_percent_loss() -> None:

@@ -58,6 +58,24 @@ def seeded_urandom(seed: int) -> Callable[[int], bytes]:
     return urandom
 
 
+def check_scoreboard(conn: Any) -> None:
+    """The sender's incremental sums agree with its records."""
+    snd = conn.snd
+    live = snd._segments[snd._head :]
+    flight = [sent for sent in live if not sent.sacked and not sent.lost]
+    assert snd.pipe == sum(sent.end - sent.start for sent in flight)
+    assert set(snd.order) == set(flight)
+    times = [sent.sent_at for sent in snd.order]
+    assert times == sorted(times)
+    assert snd.lost_octets == sum(sent.end - sent.start for sent in live if sent.lost)
+    assert snd.sacked_octets == sum(sent.end - sent.start for sent in live if sent.sacked)
+    assert snd._starts[snd._head :] == [sent.start for sent in live]
+    assert snd.snd_una <= snd.snd_nxt
+    if live:
+        assert live[0].start == snd.snd_una
+        assert live[-1].end == snd.snd_nxt
+
+
 class Direction:
     """One way of a link: delay, loss, duplication, and what passed."""
 
