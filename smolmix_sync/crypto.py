@@ -14,6 +14,7 @@ import functools
 import hashlib
 import hmac
 import types
+from typing import NoReturn
 
 import blake3 as _blake3
 from cryptography.exceptions import InvalidTag
@@ -39,6 +40,7 @@ from smolmix_sync.errors import WireError
 __all__ = [
     "FIELD_PRIME",
     "GROUP_ORDER",
+    "Secret",
     "aes128_ctr",
     "aes128_ctr_from_zero",
     "aes_gcm_decrypt_untrusted",
@@ -94,6 +96,15 @@ _CTR_FROM_ZERO = modes.CTR(bytes(16))
 _SHA256 = SHA256()
 _IPAD = bytes(octet ^ 0x36 for octet in range(256))
 _OPAD = bytes(octet ^ 0x5C for octet in range(256))
+
+
+class Secret:
+    """What holds keys: it is not pickled, not copied, and so not sent to another process by mistake."""
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} holds keys and is not pickled")
 
 
 def x25519(scalar: bytes, u: bytes) -> bytes:

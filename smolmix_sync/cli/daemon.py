@@ -7,6 +7,7 @@ Prints ``ready PATH`` on stdout when the tunnel is READY and sockets are handed 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import resource
 import signal
@@ -89,6 +90,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         path.parent.mkdir(mode=0o700, parents=True)
     _raise_descriptor_limit()
     with network(arguments):
+        _keep_out_of_dumps()
         tunnel = open_tunnel(arguments, isolated_tunnels=arguments.isolate, warm_tunnels=arguments.warm)
         if tunnel is None:
             return 1
@@ -131,6 +133,10 @@ def _serve_until_idle(server: DaemonServer, seconds: float) -> None:
             return
 
 
+#: From the specification (prctl(2)).
+_PR_SET_DUMPABLE = 4
+
+
 class _Ended(BaseException):
     """SIGTERM came."""
 
@@ -144,6 +150,15 @@ def _raise_descriptor_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _keep_out_of_dumps() -> None:
+    """Let no core dump have our keys, and no other process of this user read our memory or attach to us.
+
+    Only here: what ``smolmix-sync run`` runs is somebody's program, which may want both.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # pipes to a dump handler know no limit
 
 
 def notify(text: str) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from smolmix_sync.address import Recipient
-from smolmix_sync.crypto import ed25519_public_from_seed, x25519_base
+from smolmix_sync.crypto import Secret, ed25519_public_from_seed, x25519_base
 from smolmix_sync.errors import TopologyError, WireError
 from smolmix_sync.mixnet.acks import MAX_ACK_PAYLOAD, decode_ack_untrusted
 from smolmix_sync.mixnet.cover import is_cover
@@ -71,7 +71,7 @@ GENERAL_LANE = 0
 CONTROL_LANE = -1
 
 
-class MixnetCore:
+class MixnetCore(Secret):
     """One Nym client, without clock, network or randomness of its own.
 
     Serves a client as well as a service that answers through SURBs. The owner calls :meth:`next_packet` or

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from smolmix_sync.address import Recipient
+from smolmix_sync.crypto import Secret
 
 __all__ = ["ClientKeys", "MessageReceived", "MixnetEvent", "MixnetStats", "SurbsRequested"]
 
 
 @dataclass(slots=True)
-class ClientKeys:
+class ClientKeys(Secret):
     """The secrets of one client.
 
     Attributes:

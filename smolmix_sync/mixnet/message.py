@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from smolmix_sync.address import RECIPIENT_SIZE, Recipient
-from smolmix_sync.crypto import blake3_digest
+from smolmix_sync.crypto import Secret, blake3_digest
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.sphinx import (
     HEADER_SIZE,
@@ -64,7 +64,7 @@ def repliable_overhead(surbs: int, hops: int) -> int:
 
 
 @dataclass(slots=True)
-class ReplySurb:
+class ReplySurb(Secret):
     """A SURB and the key its owner will recognise and decrypt the reply with.
 
     Wire layout::

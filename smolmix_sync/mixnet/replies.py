@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from smolmix_sync.address import Recipient
+from smolmix_sync.crypto import Secret
 from smolmix_sync.mixnet.message import SENDER_TAG_SIZE
 from smolmix_sync.mixnet.settings import TrafficSettings
 
@@ -17,7 +18,7 @@ __all__ = ["ReplyKey", "ReplyKeys", "SenderTags"]
 
 
 @dataclass(slots=True)
-class ReplyKey:
+class ReplyKey(Secret):
     """The key that one reply will be encrypted with.
 
     Attributes:
@@ -73,7 +74,7 @@ class _Stock:
             del self.unused[number]
 
 
-class ReplyKeys:
+class ReplyKeys(Secret):
     """The reply keys by digest, oldest first, and the stock of every recipient."""
 
     __slots__ = ("_config", "_keys", "_stocks")

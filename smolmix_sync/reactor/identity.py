@@ -24,6 +24,7 @@ from typing import Any
 from smolmix_sync.address import Recipient, base58_decode, base58_encode
 from smolmix_sync.config import ConfigError, TunnelConfig
 from smolmix_sync.crypto import (
+    Secret,
     argon2id,
     ed25519_public_from_seed,
     secretbox_open_untrusted,
@@ -52,7 +53,7 @@ _MAX_MEMORY = 1 << 30
 
 
 @dataclass(slots=True)
-class Registration:
+class Registration(Secret):
     """What one gateway agreed with us.
 
     Attributes:
@@ -65,7 +66,7 @@ class Registration:
 
 
 @dataclass(slots=True)
-class ClientIdentity:
+class ClientIdentity(Secret):
     """Keys, and what gateways agreed with us.
 
     Attributes:
@@ -264,7 +265,9 @@ class IdentityStore:
     def __init__(self, folder: Path, passphrase: str | None = None) -> None:
         self._seal = None if passphrase is None else PassphraseSeal(passphrase)
         self.sealed = False
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The mode is for the last one alone: the folder of all identities is made first.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         os.chmod(folder, 0o700)
         self._path = folder / "identity.json"
         self.lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

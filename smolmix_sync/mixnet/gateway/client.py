@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from smolmix_sync.crypto import ed25519_public_from_seed
+from smolmix_sync.crypto import Secret, ed25519_public_from_seed
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.gateway import text as wire
 from smolmix_sync.mixnet.gateway.authentication import authenticate
@@ -131,7 +131,7 @@ class ClientCounters:
     dropped_overflow: int = 0
 
 
-class GatewayClient:
+class GatewayClient(Secret):
     """One websocket connection to an entry gateway, without the websocket.
 
     Feed websocket messages in (``str`` for text, ``bytes`` for binary), send out what ``data_to_send``

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from smolmix_sync.crypto import Secret
 from smolmix_sync.mixnet.gateway.constants import ACK_PLAINTEXT_SIZE
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Refusal(enum.Enum):
 
 
 @dataclass(slots=True)
-class Registered:
+class Registered(Secret):
     """The gateway has accepted a new registration; keep the key for later connections."""
 
     shared_key: bytes = field(repr=False)

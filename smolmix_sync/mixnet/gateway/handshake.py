@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from smolmix_sync.crypto import (
+    Secret,
     ed25519_is_valid_point,
     ed25519_public_from_seed,
     ed25519_sign,
@@ -71,7 +72,7 @@ def _check_signature(key: bytes, identity: bytes, sealed: bytes, theirs: bytes, 
 
 
 @dataclass(slots=True)
-class ClientHandshake:
+class ClientHandshake(Secret):
     """The client's half.
 
     ``init`` goes out first; ``receive_untrusted`` takes the 124 octets that come back and returns the 92 that
@@ -111,7 +112,7 @@ class ClientHandshake:
 
 
 @dataclass(slots=True)
-class GatewayHandshake:
+class GatewayHandshake(Secret):
     """The gateway's half: ``respond_untrusted`` to the first message, ``finish_untrusted`` with the third."""
 
     identity_seed: bytes = field(repr=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from smolmix_sync.crypto import Secret
 from smolmix_sync.errors import WireError
 from smolmix_sync.mixnet.sphinx.constants import (
     CURRENT_VERSION,
@@ -27,7 +28,7 @@ _MATERIAL_OFFSET = HEADER_SIZE + NODE_ADDRESS_SIZE
 
 
 @dataclass(slots=True)
-class Surb:
+class Surb(Secret):
     """A header, where to send it first, and the payload keys: seeds (16 octets each) or whole (192).
 
     Wire layout::
