@@ -581,7 +581,8 @@ class Stack:
 
     def accept_incoming(self, incoming: Incoming, settings: TcpSettings | None) -> Conn:
         """Answer a held SYN."""
-        known = self.incoming.pop(incoming.key, None) is incoming
+        known = self._take_incoming(incoming)
+        live = self.connections.get(incoming.key)
         try:
             conn = self._answer(
                 incoming.source, incoming.target, incoming.segment, settings or self.config.tcp
@@ -590,11 +591,20 @@ class Stack:
             raise OSError(_errno.ENOBUFS, "connection table is full") from None
         if not known:
             conn.fail(_errno.ECONNABORTED)
+            if live is not None:
+                self.connections[incoming.key] = live
         return conn
+
+    def _take_incoming(self, incoming: Incoming) -> bool:
+        """Take a held SYN; False when it expired, and perhaps came again."""
+        known = self.incoming.get(incoming.key) is incoming
+        if known:
+            del self.incoming[incoming.key]
+        return known
 
     def refuse_incoming(self, incoming: Incoming, how: Refusal) -> None:
         """Turn a held SYN away."""
-        if self.incoming.pop(incoming.key, None) is not incoming or how is Refusal.DROP:
+        if not self._take_incoming(incoming) or how is Refusal.DROP:
             return
         if how is Refusal.RST:
             self.send_control(reset_for(incoming.source, incoming.target, incoming.segment), incoming.source)

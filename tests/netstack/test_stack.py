@@ -208,6 +208,27 @@ def test_held_requests_are_bounded_and_expire() -> None:
     assert terminal.next_deadline() is None
 
 
+def test_an_expired_request_leaves_alone_what_came_after_it() -> None:
+    client, terminal = exit_pair()
+    conn = client.connect(WEB, 443, 0.0)
+    (syn,) = client.data_to_send(0.0)
+    terminal.receive_data(syn, 0.0)
+    ((old, _),) = list(terminal.events())
+    terminal.handle_deadline(80.0)
+    terminal.receive_data(syn, 81.0)
+    ((new, _),) = list(terminal.events())
+    assert isinstance(old, Incoming)
+    assert isinstance(new, Incoming)
+    old.refuse()
+    assert old.accept().error == errno.ECONNABORTED
+    assert list(terminal.incoming.values()) == [new]
+    peer = new.accept()
+    assert old.accept().error == errno.ECONNABORTED
+    assert list(terminal.connections.values()) == [peer]
+    exchange(client, terminal, 81.0)
+    assert conn.state is peer.state is State.ESTABLISHED
+
+
 def test_a_reset_withdraws_a_held_request() -> None:
     client, terminal = exit_pair()
     conn = client.connect(WEB, 443, 0.0)
