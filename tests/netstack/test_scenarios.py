@@ -97,6 +97,13 @@ def test_none_of_a_hundred_connections_starves(hop: float) -> None:
         assert outcome.times[-1] <= 2 * median(outcome.times)
 
 
+def test_the_slowest_of_a_hundred_downloads_takes_at_most_twice_the_median() -> None:
+    outcome = simulate(SCENARIOS["D4"], 1)
+    assert outcome.intact
+    assert outcome.times[-1] <= 2 * median(outcome.times)
+    assert outcome.seconds <= TOLERANCE * median(REFERENCE["D4"][15, 0])
+
+
 def test_a_loss_free_upload_is_hardly_ever_sent_twice() -> None:
     for run in runs("U1", 0.0):
         assert run.retransmissions <= 2
@@ -167,7 +174,7 @@ def test_short_connections_leave_nothing_behind(seconds: int) -> None:
             net.run(until=second + step / rate)
             a.connect("10.0.0.1", 80, net.now)
             net.kick(a)
-        most = max(most, len(a._scheduler._heap))
+        most = max(most, len(a._scheduler._heap), len(b._scheduler._heap))
         # A connection lives for its round trips, and ten seconds of TIME-WAIT.
         assert len(a.connections) <= rate * 15 + 100
         assert most <= 6 * (rate * 15 + 100)
@@ -176,5 +183,11 @@ def test_short_connections_leave_nothing_behind(seconds: int) -> None:
     assert failed <= 0.001 * rate * seconds
     assert not a.connections
     assert not b.connections
-    assert not a._scheduler._heap
-    assert a.next_deadline() is None
+    for stack in (a, b):
+        assert not stack._scheduler._heap
+        assert len(stack._scheduler._lazy) <= 2 * rate * 15 + 200
+        assert stack.next_deadline() is None
+        assert stack.next_event() is None
+    # Every ephemeral port is free again.
+    ports = {a.connect("10.0.0.1", 80, net.now).local[1] for _ in range(config.max_connections)}
+    assert len(ports) == config.max_connections == a.config.port_max - a.config.port_min + 1
