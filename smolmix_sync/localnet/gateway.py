@@ -338,7 +338,8 @@ class _ClientLink(asyncio.Protocol):
 
     def _send(self, event: Event) -> None:
         data = self._websocket.send(event)
-        if self._transport is None:
+        # A write may have found that the client is gone: asyncio says so later, and logs every further one.
+        if self._transport is None or self._transport.is_closing():
             return
         gateway = self._gateway
         gateway.counters["bytes_out"] += len(data)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import ssl
+import struct
 import time
 from typing import Any
 
@@ -22,7 +24,7 @@ from smolmix_sync.mixnet.gateway import (
     Refusal,
     Registered,
 )
-from smolmix_sync.mixnet.sphinx import Hop, MixPacket, PacketSize, build_packet
+from smolmix_sync.mixnet.sphinx import Hop, MixPacket, PacketSize, build_packet, encode_frame
 
 pytestmark = pytest.mark.interop
 
@@ -122,6 +124,25 @@ def test_message_is_pushed_and_its_ack_goes_on(bench: Any) -> None:
     assert frame.packet == ack
     stats = node.stats()
     assert (stats["final"], stats["delivered"], stats["acks_sent"]) == (1, 1, 1)
+
+
+def test_client_that_resets_amid_messages_ends_quietly(bench: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    node, hop = bench.node("gateway")
+    peer = bench.peer()
+    client = Client(bench, node)
+    client.ready()
+    frames = [encode_frame(message_packet(hop, peer.hop, client.address, b"x")[0], 1, 8) for _ in range(20)]
+    with socket.create_connection((hop.address.ip, hop.address.port), timeout=5) as link:
+        link.sendall(frames.pop())
+        client.wait_for(Pushed)
+        # The node finds the messages first, then that their reader is gone.
+        os.kill(node.process.pid, signal.SIGSTOP)
+        link.sendall(b"".join(frames))
+        client.websocket.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.websocket.shutdown()
+        os.kill(node.process.pid, signal.SIGCONT)
+        node.wait_for("packets_in", 20)
+    assert capfd.readouterr().err == ""
 
 
 def test_ack_is_pushed_as_it_is(bench: Any) -> None:
