@@ -19,6 +19,7 @@ from support.greenlets import wait_until
 from support.hostile_exit import OURS, OURS6, PEER, HostileExit, Inside, address
 from support.mixnet_world import World
 
+from smolmix_sync.address import base58_encode
 from smolmix_sync.errors import IprDenied, IprError, NoExit, SetupTimeout
 from smolmix_sync.ipr.client import IprClientConfig, IprState
 from smolmix_sync.ipr.codec import bundle
@@ -820,6 +821,20 @@ def test_tunnel_carries_its_data_over_an_exit_that(exit_: HostileExit, tunnel: T
     finally:
         exit_.twist = lambda message: [message]
         exit_.send(*kept)
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+def test_exit_is_never_told_our_address(exit_: HostileExit, tunnel: Tunnel) -> None:
+    tunnel.wait_ready(30)
+    echo(tunnel)
+    ours = tunnel.nym_address
+    heard = b"".join(exit_.heard)
+    assert len(heard) > 500
+    assert exit_.tag is not None
+    for secret in (ours.identity, ours.encryption, ours.encode(), base58_encode(ours.identity).encode()):
+        assert secret not in heard
+        assert secret not in exit_.tag
 
 
 @pytest.mark.interop

@@ -164,6 +164,7 @@ class HostileExit:
         self.silent = False
         self.streams: set[int] = set()
         self.tag: bytes | None = None
+        self.heard: list[bytes] = []
         self.router = IpPacketRouter(
             urandom=random.Random(9).randbytes, config=RouterConfig(bundle_timeout=0.005)
         )
@@ -212,6 +213,7 @@ class HostileExit:
             message = self.client.receive(0.01)
             if message.sender_tag is not None:
                 self.tag = message.sender_tag
+                self.heard.append(message.data)
                 if len(message.data) >= 16:
                     self.streams = {int.from_bytes(message.data[2:10], "big")}
                 if not self.silent:
