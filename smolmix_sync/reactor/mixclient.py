@@ -8,6 +8,7 @@ Source: design.md sections 7 and 8a; spec/topology.md sections 3, 6 and 8.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -95,6 +96,7 @@ class MixnetSession:
         self._closed = False
         self._lost_reason = ""
         self._refused_gateways: set[bytes] = set()
+        self._leaving = False
 
     # --- life ---
 
@@ -357,7 +359,7 @@ class MixnetSession:
             assert self._client is not None
             try:
                 tried = rounds > _ROUNDS_BEFORE_CHANGE and self.loop.now() >= change_at
-                if tried and self.config.preferred_gateway is None:
+                if (tried or self._leaving) and self.config.preferred_gateway is None:
                     self._refused_gateways = {self.node.identity}
                     self._choose_and_open(self.directory.refresh(self.loop.now()))
                 else:
@@ -372,6 +374,7 @@ class MixnetSession:
                 _LOG.exception("the attempt to reconnect failed")
                 continue
             self.reconnects += 1
+            self._leaving = False
             self.on_link(True, "")
             return
 
@@ -384,8 +387,41 @@ class MixnetSession:
             except SmolmixError as error:
                 _LOG.warning("topology not refreshed: %s", error)
                 topology = self.directory.topology
-            if self.core is not None and topology is not self.core.topology:
-                self.core.set_topology(topology, self.loop.now())
+            self._use_topology(topology)
+
+    def _use_topology(self, topology: Topology | None) -> None:
+        """Build later packets from a new snapshot.
+
+        A gateway that is missing there may still serve us for as long as its key is good: flows would not survive
+        another one. If what goes through it does not come back, :meth:`leave_gateway` is asked for.
+        """
+        core = self.core
+        if core is None or topology is core.topology:
+            return
+        if topology is not None and topology.gateway(self.node.identity) is None:
+            old = core.topology
+            node = old.gateway(self.node.identity) if old is not None else None
+            if old is None or node is None or old.key_rotation_id != topology.key_rotation_id:
+                self.leave_gateway()
+            else:
+                topology = dataclasses.replace(topology, nodes={**topology.nodes, node.node_id: node})
+        core.set_topology(topology, self.loop.now())
+        self.wake()  # what waited for a route may be all there is to do
+
+    @property
+    def has_routes(self) -> bool:
+        """Whether packets can be built and the directory knows our gateway; else silence is no fault of an exit."""
+        topology = self.directory.topology
+        return topology is not None and topology.gateway(self.node.identity) is not None
+
+    def leave_gateway(self) -> bool:
+        """Change to another gateway if the directory does not know ours any more; return whether that was begun."""
+        topology = self.directory.topology
+        if topology is None or self.has_routes or self.config.preferred_gateway is not None or not self.is_up:
+            return False
+        self._leaving = True
+        self.drop_link("the entry gateway is not in the directory any more")
+        return True
 
     # --- packets ---
 

@@ -224,6 +224,8 @@ class TunnelSession:
         if not mix.is_up:
             return False  # the link's return is news
         if self._bridge is None:
+            if mix.leave_gateway():
+                return False
             self._open_exit(None)
         elif self.state is not TunnelState.READY:
             self._bridge.watch.resume()
@@ -338,7 +340,7 @@ class TunnelSession:
             self._drop_exit("the gateway was lost for too long")
 
     def _lose_exit(self, reason: str) -> None:
-        if self._bridge is not None:
+        if self._bridge is not None and self.mix is not None and self.mix.has_routes:
             self._memory.failed(self._bridge.exit_address, reason)
         self._exit_lost = reason
         self._news.set()
@@ -380,7 +382,8 @@ class TunnelSession:
                 self._lost_exits.add(choice.recipient)
                 if not self.mix.is_up:
                     break
-                self._memory.failed(choice.recipient, str(error))
+                if self.mix.has_routes:
+                    self._memory.failed(choice.recipient, str(error))
         raise failure
 
     def _try_exit(self, choice: Exit, limit: float) -> None:

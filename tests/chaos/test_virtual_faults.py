@@ -419,6 +419,60 @@ def test_topology_may_change_under_a_connection() -> None:
     play(29, body, topology_refresh=10.0)
 
 
+def hide_our_gateway(world: ChaosWorld) -> None:
+    identity = world.session.mix.node.identity
+    world.net.hidden = {one.name for one in world.net.plans if one.identity == identity}
+    world.net.next_epoch()
+
+
+def test_gateway_missing_in_the_directory_serves_on() -> None:
+    def body(world: ChaosWorld) -> None:
+        conversation = echo_stays(world, 60)
+        everything(world)
+        world.sleep(5)
+        hide_our_gateway(world)
+        world.sleep(60)
+        assert ended(conversation, 100) == 0
+        no_errors(world)
+        assert [state for _, state, _ in world.states if state != "READY"] == []
+
+    play(37, body, topology_refresh=10.0)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_gateway_that_left_the_network_is_left_and_no_exit_is_blamed(rotated: bool) -> None:
+    def body(world: ChaosWorld) -> None:
+        first = world.session.mix.node.identity
+        conversation = echo_stays(world, 1000)
+        world.sleep(5)
+        world.net.strict = True
+        hide_our_gateway(world)
+        if rotated:
+            world.net.rotate()
+        hidden = world.reactor.now()
+        assert ended(conversation, 60) in (errno.ENETDOWN, errno.ECONNRESET)
+        assert world.reactor.now() - hidden < (12 if rotated else 45)
+        world.wait_state(READY, 30)
+        assert world.session.mix.node.identity != first
+        assert world.session._memory.known() == {}
+        assert world.traffic.run("after", lambda: world.traffic.download(10_000)) == 0
+
+    play(38, body, topology_refresh=10.0, pinned=False)
+
+
+def test_topology_that_returns_wakes_a_client_that_nothing_paces() -> None:
+    def body(world: ChaosWorld) -> None:
+        traffic, net = world.traffic, world.net
+        net.wire.down.add((API_HOST, API_PORT))
+        world.wait(lambda: world.session.mix.core.topology is None, 200, "the end of the old topology")
+        connecting = gevent.spawn(traffic.run, "connect", lambda: traffic.echo(1, 100, 0.0))
+        net.wire.down.discard((API_HOST, API_PORT))
+        world.wait(lambda: world.session.mix.core.topology is not None, 20, "a new topology")
+        assert ended(connecting, 1.0) == 0
+
+    live(39, body, profile="no-cover", topology_refresh=8.0, keepalive_interval=500.0)
+
+
 def test_exit_without_surbs_is_given_new_ones() -> None:
     def body(world: ChaosWorld) -> None:
         everything(world)

@@ -114,7 +114,7 @@ class ChaosDay:
         traffic.spawn("download", lambda: traffic.download(rng.choice((500, 20_000, 150_000))))
         traffic.spawn("upload", lambda: traffic.upload(rng.choice((300, 10_000, 60_000))))
         traffic.spawn("echo", lambda: traffic.echo(8, rng.randrange(1, 3000), 2.0))
-        traffic.spawn("hold", lambda: traffic.hold(rng.uniform(10, 900)))
+        traffic.spawn("hold", lambda: traffic.hold(rng.uniform(10, 900)), 1000.0)
         traffic.spawn("datagrams", lambda: traffic.datagrams(3))
         traffic.spawn("lookup", traffic.lookup)
 

@@ -147,6 +147,8 @@ class ChaosNetwork:
         self.nodes: dict[str, ChaosNode] = {}
         self.by_address: dict[NodeAddress, ChaosNode] = {}
         self.hidden: set[str] = set()
+        #: Whether nodes pass packets on to none but those of the directory.
+        self.strict = False
         self.zone = Zone(build_hosts(self.config))
         self.directory = self._announced()
         for one in self.plans:
@@ -215,7 +217,7 @@ class ChaosNetwork:
         """Carry a packet to a node, whatever the weather is."""
         weather, rng = self.weather, self.random
         node = self.by_address.get(address)
-        if node is None:
+        if node is None or (self.strict and node.name in self.hidden):
             self.counts["unroutable"] += 1
             return
         copies = 1

@@ -76,11 +76,12 @@ class Traffic:
 
     # --- one operation ---
 
-    def run(self, kind: str, operation: Callable[[], None]) -> int:
+    def run(self, kind: str, operation: Callable[[], None], limit: float | None = None) -> int:
         """Run one operation to its end; return its errno, 0 for none. What must not be is noted."""
         figures, began = self.figures, self.reactor.now()
         number = 0
-        stalled = gevent.Timeout(self.limit)
+        limit = self.limit if limit is None else limit
+        stalled = gevent.Timeout(limit)
         stalled.start()
         try:
             operation()
@@ -88,7 +89,7 @@ class Traffic:
         except gevent.Timeout as timeout:
             if timeout is not stalled:
                 raise
-            self.failures.append(f"{kind} begun at {began:.3f} still waits after {self.limit:g} s")
+            self.failures.append(f"{kind} begun at {began:.3f} still waits after {limit:g} s")
         except OSError as error:
             number = error.errno or 0
             figures.broken[kind] += 1
@@ -105,14 +106,13 @@ class Traffic:
         figures.longest[kind] = max(figures.longest.get(kind, 0.0), spent)
         return number
 
-    def spawn(self, kind: str, operation: Callable[[], None], pause: float | None = None) -> Any:
+    def spawn(self, kind: str, operation: Callable[[], None], limit: float | None = None) -> Any:
         """Repeat an operation until the programs are stopped."""
 
         def forever() -> None:
             while not self.stopping:
-                number = self.run(kind, operation)
-                mean = self.pause if pause is None else pause
-                gevent.sleep(self.random.expovariate(1 / mean) + (1.0 if number else 0.0))
+                number = self.run(kind, operation, limit)
+                gevent.sleep(self.random.expovariate(1 / self.pause) + (1.0 if number else 0.0))
 
         greenlet = gevent.spawn(forever)
         self._greenlets.append(greenlet)
@@ -121,7 +121,7 @@ class Traffic:
     def finish(self) -> None:
         """Let what runs come to its end."""
         self.stopping = True
-        gevent.joinall(self._greenlets, timeout=2 * self.limit)
+        gevent.joinall(self._greenlets, timeout=1500)
         if not all(one.dead for one in self._greenlets):
             self.failures.append("a program does not end")
 
