@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.netsim import NetSim, Transfer, seeded_urandom
+from support.netsim import NetSim, Transfer, check_scoreboard, seeded_urandom
 from support.playbook import Playbook
 
 from smolmix_sync.netstack import Conn, Stack, StackConfig, TcpSettings
@@ -271,6 +271,25 @@ def test_an_echo_older_than_the_retransmission_takes_a_timeout_back() -> None:
     assert conn.snd.pipe + conn.snd.lost_octets == 9 * STAMPED
     times = [sent.sent_at for sent in conn.snd.order]
     assert times == sorted(times)
+
+
+def test_what_an_undo_puts_back_in_flight_stands_in_the_order_of_transmission() -> None:
+    book, conn = opened(StackConfig(tail_probe=False, initial_window=20), timestamps=True)
+    segments(book, conn, 5)
+    stamp = book.last_tsval
+    book.now += 0.3
+    segments(book, conn, 5)
+    newer = book.last_tsval
+    book.now += 0.3
+    # The eighth arrived; by age the first five are lost.
+    book.into("A", 1, 1, ts=(2000, newer), sack=((1 + 7 * STAMPED, 1 + 8 * STAMPED),))
+    assert conn.snd.lost_octets == 5 * STAMPED
+    assert book.pull(1502)[0].seq == 1
+    book.now += 0.1
+    book.into("A", 1, 1 + STAMPED, ts=(2001, stamp))  # the first one's original, late
+    assert conn.undos == 1
+    assert conn.snd.lost_octets == 0
+    check_scoreboard(conn)
 
 
 def test_an_echo_of_the_retransmission_itself_takes_nothing_back() -> None:

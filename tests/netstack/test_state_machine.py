@@ -33,8 +33,12 @@ _COMMON: dict[str, Any] = {
     "database": None,
     "print_blob": False,
 }
-PLAIN = settings(max_examples=150, stateful_step_count=40, derandomize=True, **_COMMON)
-LONG = settings(max_examples=3000, stateful_step_count=60, **_COMMON)
+settings.register_profile(
+    "netstack-plain", max_examples=90, stateful_step_count=40, derandomize=True, **_COMMON
+)
+settings.register_profile("netstack-long", max_examples=3000, stateful_step_count=60, **_COMMON)
+PLAIN = settings.get_profile("netstack-plain")
+LONG = settings.get_profile("netstack-long")
 
 SIDES = st.integers(0, 1)
 PICK = st.integers(0, 15)
@@ -237,6 +241,34 @@ class Program(RuleBasedStateMachine):
             self.world.harm(packet, int(delay * 100) + pick, 0)
         else:
             getattr(self.world, how)(packet, delay)
+
+    @precondition(open_ends)
+    @rule(pick=PICK, size=SIZES, mtu=st.sampled_from([1500, 600]), seconds=st.sampled_from([1.3, 3.5]))
+    def hold_everything_back(self, pick: int, size: int, mtu: int, seconds: float) -> None:
+        """What was sent arrives, but after it was sent again, perhaps in other pieces."""
+        world, end = self.world, self.end(pick)
+        world.send(end, size)
+        world.pump()
+        for packet in list(world.channel):
+            world.delay(packet, seconds)
+        world.stacks[end.side].set_mtu(mtu, 1420)
+        self.pass_time(seconds - 0.1)
+        world.send(end, 2000)
+        self.pass_time(0.3)
+
+    @precondition(open_ends)
+    @rule(pick=PICK, seconds=st.sampled_from([0.3, 3.0]))
+    def lose_a_window_update(self, pick: int, seconds: float) -> None:
+        """A window is filled, and the word that there is room again is lost."""
+        world, end = self.world, self.end(pick)
+        if end.peer is None or not end.peer.alive():
+            return
+        world.send(end.peer, 200_000)
+        self.pass_time(seconds)
+        rate, world.weather.loss = world.weather.loss, 1.0
+        world.receive(end, 1 << 20)
+        world.advance(0.05)
+        world.weather.loss = rate
 
     @precondition(flying)
     @rule(pick=PICK, position=st.integers(0, 1500), value=st.integers(1, 255))

@@ -558,6 +558,8 @@ class World:
 
 def damaged(data: bytes, position: int, value: int) -> bytes:
     """Return *data* with one octet changed, or (*value* 0) its end cut off."""
+    if not data:
+        return data
     position %= len(data)
     if not value:
         return data[:position]
