@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ REFUSED = "192.168.77.78"
 DESTINATIONS = ["www.localnet", "echo.localnet", MISSING, REFUSED, "198.51.100.10"]
 
 
+@lru_cache(maxsize=4096)
 def spellings(secret: bytes) -> list[str]:
     """Return the ways in which octets may stand in a text."""
     return [
@@ -73,7 +75,7 @@ def secrets_of(tunnel: Tunnel) -> dict[str, bytes]:
     }
     for number, registration in enumerate(mix.identity.registrations.values()):
         secrets[f"shared key {number}"] = registration.shared_key
-    for number, entry in enumerate(list(mix.core._reply_keys._keys.values())[:500]):
+    for number, entry in enumerate(list(mix.core._reply_keys._keys.values())[:50]):
         secrets[f"reply key {number}"] = entry.key
     return secrets
 
@@ -227,8 +229,7 @@ class TestSession:
     def test_repr_of_no_object_has_a_key_or_a_payload(self, session: Session) -> None:
         lines = session.reprs.splitlines()
         assert len(lines) > 200
-        bad = [line[:200] for line in lines if found(line, session.secrets | {"payload": PAYLOAD})]
-        assert bad == []
+        assert found(session.reprs, session.secrets | {"payload": PAYLOAD}) == []
 
     def test_errors_and_their_pickles_and_traces_have_no_key_or_payload(self, session: Session) -> None:
         assert len(session.errors) >= 4
@@ -312,9 +313,10 @@ def test_words_of_strangers_are_one_short_line() -> None:
 # --- the source ---
 
 
-def trees() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield str(path.relative_to(PACKAGE)), ast.parse(path.read_text())
+@lru_cache(maxsize=1)
+def trees() -> list[tuple[str, ast.Module]]:
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return [(str(path.relative_to(PACKAGE)), ast.parse(path.read_text())) for path in paths]
 
 
 #: Comparisons of what sounds like a secret and is none.

@@ -126,6 +126,7 @@ REFUSED: dict[str, Callable[[Bodies], object]] = {
     "there is no gateway": roles(entry_gateways=[], exit_gateways=[]),
     "there are no nodes at all": without_nodes,
     "there are a hundred thousand nodes": many(100_000),
+    "there is one node more than is read": many(5_001),
     "a layer has a hundred thousand members": roles(layer1=list(range(100_000))),
     "the list is said to have 2**64 - 1 nodes, and every page is the same": set_total(MIXNODES_ACTIVE, 2**64 - 1),
     "the list is said to go on, and the next page is empty": lambda bodies: (
@@ -307,7 +308,7 @@ def test_fields_of_every_wrong_type_raise_wire_errors_only(bodies: Bodies) -> No
 
 @pytest.mark.interop
 def test_largest_directory_that_is_read_is_small_in_memory(bodies: Bodies) -> None:
-    changed = twisted(bodies, many(20_000))
+    changed = twisted(bodies, many(5_000))
     octets = json.dumps(changed[MIXNODES_ACTIVE]).encode()
     fetch = DirectoryFetch()
     tracemalloc.start()
@@ -317,8 +318,8 @@ def test_largest_directory_that_is_read_is_small_in_memory(bodies: Bodies) -> No
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert time.process_time() - began < 30  # tracing is slow; see the heartbeat below
-    assert peak < 300 << 20
+    assert time.process_time() - began < 15  # tracing is slow; see the heartbeat below
+    assert peak < 80 << 20
 
 
 def test_epochs_and_rotations_that_go_back_change_keys_and_nothing_else() -> None:
@@ -418,7 +419,7 @@ def test_directory_cannot_be_had_and_the_reactor_goes_on(loop: ReactorLoop, answ
         for request in server.requests:
             names = {line.partition(b":")[0].lower() for line in request.split(b"\r\n")[1:] if line}
             assert names == {b"host", b"accept", b"accept-encoding", b"user-agent", b"connection"}
-    assert gaps[0] < 0.5
+    assert gaps[0] < 1.0
 
 
 @pytest.mark.interop
@@ -493,7 +494,7 @@ def test_reactor_goes_on_while_the_largest_directory_is_read(net: LocalNet, loop
         if not stop:
             loop.call_later(0.01, beat, loop.now())
 
-    with Twister(net.nym_api, many(19_000)) as relay:
+    with Twister(net.nym_api, many(4_900)) as relay:
         client = DirectoryClient(TunnelConfig(nym_api=(relay.url,)))
         loop.post(lambda: beat(loop.now()))
         in_greenlet(loop, lambda: client.refresh(loop.now()))

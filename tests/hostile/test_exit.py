@@ -892,7 +892,7 @@ def test_exit_that_falls_silent_is_noticed_and_sockets_are_told(
     monkeypatch.setattr(liveness, "SILENCE", 0.5)
     monkeypatch.setattr(liveness, "PROBE_INTERVAL", 0.5)
     settings = {**net.client_settings(), "ipr_address": exit_.address}
-    with Tunnel(**settings, connect_timeout=6.0) as tunnel:
+    with Tunnel(**settings, connect_timeout=30.0) as tunnel:
         sock = tunnel.tcp_connect(f"{PEER}:7", timeout=20)
         exit_.twist = lambda message: []
         try:
@@ -900,7 +900,7 @@ def test_exit_that_falls_silent_is_noticed_and_sockets_are_told(
             with pytest.raises(OSError):
                 while sock.send(b"x"):
                     assert sock.recv(1)
-            wait_until(lambda: tunnel.state.name != "READY", 10)
+            wait_until(lambda: tunnel.state.name != "READY", 30)
         finally:
             exit_.twist = lambda message: [message]
         sock.close()

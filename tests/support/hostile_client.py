@@ -55,6 +55,7 @@ class ServedDaemon:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._stderr.close()
+        self.process.kill()
         self.process.wait(10)
 
 

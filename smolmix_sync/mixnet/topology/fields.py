@@ -21,8 +21,9 @@ __all__ = [
     "socket_address_untrusted",
 ]
 
-#: Ours: several times what the network has, so that a hostile directory cannot fill the memory.
-MAX_NODES: Final = 20_000
+#: Ours: several times what the network has, so that a hostile directory can neither fill the memory nor keep the
+#: reactor busy for long.
+MAX_NODES: Final = 5_000
 #: Ours: nodes announce one or two.
 MAX_IPS: Final = 64
 
