@@ -91,6 +91,8 @@ def enable(
     if not _installed:
         sys.addaudithook(_hook)
         _installed = True
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
     _on = True
 
 
@@ -99,6 +101,8 @@ def disable() -> None:
     global _on
     _on = False
     _named.clear()
+    if _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
 
 
 def _text(module: str) -> str:
@@ -111,12 +115,38 @@ def _refuse_library(module: str) -> None:
     raise LeakBlocked(f"{_text(module)} (patch_all(allow=({module!r},)) lets it be imported)")
 
 
+#: Searches under way, by thread: the finder below is asked by them too.
+_searching: set[tuple[int, str]] = set()
+
+
 def _is_installed(module: str) -> bool:
     # The event comes before the search: `try: import pycurl` must fail as ever where there is none.
+    search = (_originals.get_ident(), module)
+    _searching.add(search)
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         return False
+    finally:
+        _searching.discard(search)
+
+
+def _check_import(name: str) -> None:
+    if name in C_LIBRARIES and not _allowed & {name, "*"} and _is_installed(name):
+        _refuse_library(name)
+
+
+class _Finder:
+    """Finds nothing, and refuses the same libraries: ``importlib.import_module`` raises no audit event."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
+        """Refuse *name*, or leave it to others."""
+        if _on and (_originals.get_ident(), name) not in _searching:
+            _check_import(name)
+
+
+_finder: Any = _Finder()
 
 
 def _ours() -> bool:
@@ -162,8 +192,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         if _names and not _ours():
             raise LeakBlocked(f"{event}({args[0]!r}) would ask the system's resolver, outside the tunnel")
     elif event == "import":
-        if args[0] in C_LIBRARIES and not _allowed & {args[0], "*"} and _is_installed(args[0]):
-            _refuse_library(args[0])
+        _check_import(args[0])
     elif event == "os.exec" and _before_exec is not None:
         _before_exec(args[0])
     elif event in ("os.system", "os.posix_spawn") and _before_start is not None:

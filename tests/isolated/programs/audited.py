@@ -7,6 +7,7 @@ import os
 
 os.environ["NOTHING_YET"] = "1"
 import _socket
+import importlib
 import socket
 import sys
 
@@ -41,13 +42,16 @@ for _ in range(2):
             assert kernel.getsockopt(socket.SOL_SOCKET, 39) == socket.AF_INET, "asked for by name"
         with socket.create_server(("127.0.0.1", 0)):
             pass
-        for library, error in (
-            ("pynng", smolmix_sync.LeakBlocked),
-            ("uvloop", ImportError),
-            ("aiodns", ImportError),
+        for load, library, error in (
+            (__import__, "pynng", smolmix_sync.LeakBlocked),
+            (importlib.import_module, "pynng", smolmix_sync.LeakBlocked),
+            (importlib.import_module, "pycurl", smolmix_sync.LeakBlocked),
+            (__import__, "uvloop", ImportError),
+            (importlib.import_module, "uvloop", ImportError),
+            (__import__, "aiodns", ImportError),
         ):
             try:
-                __import__(library)
+                load(library)
             except error as problem:
                 assert library in str(problem), problem
                 assert isinstance(problem.__cause__ or problem, smolmix_sync.LeakBlocked)
