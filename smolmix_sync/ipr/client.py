@@ -81,6 +81,8 @@ _REQUEST_HEADER_SIZE = 3
 _FIRST_IN_LP = 9
 # From the specification (RFC 8200 section 5).
 _LEAST_MTU = 1280
+#: Ours: connect requests remembered after a newer one has taken their place.
+_MOST_REPLACED = 16
 
 
 class IprState(enum.Enum):
@@ -216,6 +218,8 @@ class IprClient:
         self._opened = False
         self._sequence_num = 0
         self._request_id: int | None = None
+        #: Connect requests that a newer one has replaced; the exit may still come to them.
+        self._replaced: deque[int] = deque(maxlen=_MOST_REPLACED)
         self._request_deadline: float | None = None
         self._retry_at: float | None = None
         self._keepalive: float | None = None
@@ -435,6 +439,8 @@ class IprClient:
 
     def _request_addresses(self, now: float) -> None:
         """Queue a connect request. Only the answer to the newest counts: each request takes new addresses."""
+        if self._request_id is not None:
+            self._replaced.append(self._request_id)
         self._request_id = self._random_id()
         self._retry_at = now + self._config.connect_retry
         self._queue_request(
@@ -496,6 +502,9 @@ class IprClient:
         """Act on a control answer; return False if it is not for this session as it stands."""
         connected = self.state in (IprState.CONNECTED, IprState.DISCONNECTING)
         if isinstance(response, ConnectResponse):
+            if self.state is IprState.CONNECTED and response.request_id in self._replaced:
+                self._receive_late_connect(response)
+                return True
             if self.state is not IprState.CONNECTING or response.request_id != self._request_id:
                 return False
             self._receive_connect(response, now)
@@ -540,6 +549,14 @@ class IprClient:
         # The exit's handler for the new addresses counts from 1.
         self._resequencer = self._new_resequencer()
         self._emit(Connected(self.ips, self.mtu, self.version))
+
+    def _receive_late_connect(self, response: ConnectResponse) -> None:
+        """Take the answer to a request that was resent and overtaken: whose addresses hold now, nobody here can say.
+
+        The exit gives new ones for every request, and drops packets from the old ones without a word.
+        """
+        if not isinstance(response.reply, Reason) and response.reply.ips != self.ips:
+            self._close(Disconnected("an earlier request has changed our addresses", requested=False))
 
     # State
 

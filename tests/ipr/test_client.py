@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -146,6 +147,26 @@ def test_unanswered_connect_is_repeated_and_only_the_newest_answer_counts() -> N
     session.answer(session.success(second))
     assert session.events() == [ipr.Connected(IPS, None, 9)]
     assert session.advance(10) == []
+
+
+def test_connect_request_that_was_overtaken_changes_the_addresses() -> None:
+    session = Session()
+    first = session.connect()
+    session.advance(6)
+    (second,) = session.sent()
+    assert isinstance(second, requests.ConnectRequest)
+    session.answer(session.success(second))
+    assert session.events() == [ipr.Connected(IPS, None, 9)]
+    # The first one, sent anew by the layer below, reaches the exit after the second.
+    same = session.success(first)
+    session.answer(same)
+    assert session.events() == []
+    other = responses.ConnectSuccess(ipr.IpPair("10.0.9.9", "fc00::909"), None)
+    session.answer(dataclasses.replace(same, reply=other))
+    (end,) = session.events()
+    assert isinstance(end, ipr.Disconnected)
+    assert not end.requested
+    assert session.client.state is ipr.IprState.CLOSED
 
 
 def test_repeating_does_not_move_the_end_of_waiting() -> None:
