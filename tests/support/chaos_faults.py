@@ -361,6 +361,7 @@ def exit_mute(day: ChaosDay) -> None:
     day.world.wait(lambda: day.world.session._bridge is not bridge, 75, "the loss of a silent exit")
     day.wait_ready("a silent exit")
     exit_.mute = False
+    exit_.wake()
 
 
 def storm(day: ChaosDay) -> None:

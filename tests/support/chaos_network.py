@@ -528,7 +528,7 @@ class ChaosExit(ChaosGateway):
     """A gateway with an IP packet router and an internet behind it; see ``localnet.exit``.
 
     Attributes:
-        mute: swallows what clients say to the router.
+        mute: swallows what clients say to the router, and says nothing.
         ip_loss: share of IP packets lost behind the exit, in each direction.
     """
 
@@ -593,7 +593,7 @@ class ChaosExit(ChaosGateway):
 
     def _run(self) -> None:
         self._woken = False
-        if not self.up:
+        if not self.up or self.mute:
             return
         now = self.net.loop.time
         stack = self.internet.stack
@@ -695,7 +695,7 @@ class Internet:
     def __init__(self, owner: ChaosExit) -> None:
         self.owner = owner
         config = StackConfig(
-            tcp=TcpSettings(nodelay=True, sndbuf=4 << 20),
+            tcp=TcpSettings(nodelay=True, sndbuf=4 << 20, user_timeout=900.0),  # as servers do
             rx_mtu=1420,
             tx_mtu=1420,
             echo_rate=1000.0,
