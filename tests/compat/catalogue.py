@@ -12,7 +12,8 @@ Constants that a program may have, all of them literals:
     it must fail; ``REFUSAL`` is a pattern of what it says, by default that of a ``LeakBlocked``.
 ``NEEDS_FORWARD``
     how it works all the same: ``service`` and ``port`` (the key of the port among the service's details) say where
-    ``smolmix_sync.forward`` leads, ``path`` names an AF_UNIX socket in place of a port, ``allow`` is for ``patch_all``.
+    ``smolmix_sync.forward`` leads, ``path`` names an AF_UNIX socket in place of a port, ``allow`` is for ``patch_all``,
+    ``blocks`` says that it holds its thread in C (with gevent it is called in gevent's pool of threads).
     The program finds the forwarder as ``services[service]["forwarded"]``: ``{"address": ..., "port": ...}``.
 ``NO_GEVENT``
     why gevent itself cannot run it; the matrix checks that it fails with gevent alone.

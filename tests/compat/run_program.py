@@ -118,6 +118,8 @@ def run(arguments: argparse.Namespace, services: dict[str, dict[str, Any]], turn
         # What a user has to add.
         with smolmix_sync.forward(service["host"], port, **where) as front:
             service["forwarded"] = {"address": front.address, "port": front.port}
+            if program.forward.get("blocks") and call is not directly:
+                call = in_pool
             return call(module.main, services)
 
 
@@ -135,6 +137,13 @@ def load(path: Path) -> Any:
 
 def directly(main: Callable[..., str], services: dict[str, dict[str, Any]]) -> str:
     return main(services)
+
+
+def in_pool(main: Callable[..., str], services: dict[str, dict[str, Any]]) -> str:
+    """Call a program that holds its thread in C, as gevent wants it: the forwarder is a greenlet of the main thread."""
+    import gevent
+
+    return gevent.get_hub().threadpool.apply(main, (services,))  # type: ignore[no-any-return]
 
 
 def in_greenlet(turns: list[float], main: Callable[..., str], services: dict[str, dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ SERVICES = ("grpc",)
 EXPECT = "refused"
 NEEDS_FORWARD = {"service": "grpc", "port": "port", "path": "grpc.sock", "allow": ("grpc",)}
 NOTE = "Through an AF_UNIX socket: the target ``unix:PATH``, and the name that TLS checks as an option."
+NO_GEVENT = "Waits for threads that gevent has replaced, with gevent alone as well."
 
 
 def main(services: dict) -> str:

@@ -7,8 +7,14 @@ import pycurl
 
 SERVICES = ("web",)
 EXPECT = "refused"
-NEEDS_FORWARD = {"service": "web", "port": "tls_port", "path": "web.sock", "allow": ("pycurl",)}
-NOTE = "Through an AF_UNIX socket: ``UNIX_SOCKET_PATH``."
+NEEDS_FORWARD = {
+    "service": "web",
+    "port": "tls_port",
+    "path": "web.sock",
+    "blocks": True,
+    "allow": ("pycurl",),
+}
+NOTE = "Through ``UNIX_SOCKET_PATH``. With gevent in a thread of its hub's pool, as all C code that blocks."
 
 
 def main(services: dict) -> str:
