@@ -36,6 +36,8 @@ _LOG = ReactorLogger("reactor.directory")
 _ROUNDS = 2
 #: From the specification: gateways refuse to authenticate a client whose clock differs by more.
 _MAX_CLOCK_SKEW = 120.0
+#: Ours: seconds between two tries while the last directory has become too old to be used.
+_WITHOUT = 10.0
 
 
 class DirectoryClient:
@@ -153,7 +155,9 @@ class DirectoryClient:
         return f"clock skew: the clock of this machine is {abs(ahead):.0f} s {where} nym-api's"
 
     def next_refresh_in(self, now: float) -> float:
-        """Return the seconds until the next refresh is due."""
+        """Return the seconds until the next refresh is due; few while nothing is known and nothing can be sent."""
+        if self.topology is None:
+            return min(_WITHOUT, self._config.topology_refresh)
         deadline = self._refresher.next_deadline()
         return max(1.0, deadline - now) if deadline is not None else self._config.topology_refresh
 
