@@ -45,7 +45,7 @@ from smolmix_sync.mixnet.topology import (
     timestamps,
 )
 from smolmix_sync.netstack import icmp, ipv4, ipv6, options, segment, udp
-from smolmix_sync.reactor import identity, nymapi, resolver
+from smolmix_sync.reactor import identity, nymapi, resolver, wsupgrade
 
 __all__ = ["TARGETS", "THROUGH", "decoders", "mutated", "one", "seeds"]
 
@@ -168,6 +168,13 @@ def _icmp(data: bytes) -> None:
     icmp.quote_untrusted(icmp.decode_untrusted(_A4, _B4, data))
 
 
+def _upgrade(data: bytes) -> None:
+    one = wsupgrade.Upgrade("host", _ones)
+    one.request()
+    if not one.receive_untrusted(data):
+        one.receive_untrusted(b"")
+
+
 def _tag(data: bytes) -> None:
     constants.PacketSize.from_tag_untrusted(int.from_bytes(data[:2], "big"))
 
@@ -286,6 +293,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
         _text(data), 1.7e9, 1.7e9
     ),
     "reactor.resolver:decode_untrusted": resolver.decode_untrusted,
+    "reactor.wsupgrade:Upgrade.receive_untrusted": _upgrade,
 }
 
 #: Decoders of what another one has read, and which.
