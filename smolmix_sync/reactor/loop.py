@@ -215,12 +215,14 @@ class ReactorLoop:
         """Start the thread if it does not run yet, wait until it listens, and return self.
 
         Raises:
-            OSError: ENETDOWN after ``stop``, or in a forked child.
+            OSError: ENETDOWN after ``stop``, in a forked child, or at the end of the process.
         """
-        with self._state:
+        with self._state, _starting:
             self._check()
             if self._started:
                 return self
+            if _ending:
+                raise os_error(errno.ENETDOWN, "the process is ending")
             _originals.require_linux()
             ready = allocate_lock()
             ready.acquire()
@@ -457,6 +459,9 @@ _live: list[ReactorLoop] = []
 _abandoned: list[ReactorLoop] = []
 _shared: ReactorLoop | None = None
 _shared_lock = allocate_lock()
+#: Held while a loop starts; and whether none may any more.
+_starting = allocate_lock()
+_ending = False
 
 
 def shared_loop() -> ReactorLoop:
@@ -481,8 +486,8 @@ def shared_loop() -> ReactorLoop:
 
 
 def _after_fork_in_child() -> None:
-    global _shared, _shared_lock
-    _shared_lock = allocate_lock()
+    global _shared, _shared_lock, _starting
+    _shared_lock, _starting = allocate_lock(), allocate_lock()
     _shared = None
     _originals.reactor_idents.clear()
     _originals.lookup_threads.clear()
@@ -497,6 +502,10 @@ _originals.run_in_child(_after_fork_in_child, first=True)
 
 
 def _stop_all() -> None:
+    """Stop every loop, and let none start: daemon threads and finalizers of the program may go on asking."""
+    global _ending
+    with _starting:
+        _ending = True
     for loop in list(_live):
         loop.stop()
 

@@ -267,3 +267,10 @@ def test_a_reactor_ends_whatever_objects_the_program_has(monkeypatch: pytest.Mon
     ReactorLoop("test").start().stop()
     assert problems == []
     assert type(proxy) is weakref.ProxyType
+
+
+def test_no_reactor_starts_while_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolmix_sync.reactor.loop._ending", True)
+    with pytest.raises(OSError, match="ending") as caught:
+        ReactorLoop("late").start()
+    assert caught.value.errno == errno.ENETDOWN
