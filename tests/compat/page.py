@@ -26,7 +26,7 @@ Unmodified programs against real servers behind localnet's exit, each in a proce
 The four columns are the orders: with gevent's patch or without, and the library imported after ``patch_all()`` or
 before it. With gevent, other greenlets had their turns meanwhile. While the matrix ran, in a network namespace where
 the entry gateway and the directory are all that can be reached, every frame on every interface was counted: those to
-anybody else, queries for names included, were none.
+anybody else, queries for names included, were none. The tunnels had the profile ``no-cover``, for the time that it takes.
 
 ::
 
@@ -52,7 +52,8 @@ Refused
 -------
 
 C libraries with sockets of their own raise ``LeakBlocked``: at their import after ``patch_all()``, or in
-``patch_all()`` if they were imported before. What there is in their place:
+``patch_all()`` if they were imported before (of uvloop, aiodns and pycares the use is refused then). What there is in
+their place:
 
 .. csv-table::
    :header: Module, In its place
@@ -69,6 +70,12 @@ Programs that are started (``subprocess``, ``os.system``) get no internet socket
 """
 
 Row = tuple[str, ...]
+
+#: What a server is called whose service says nothing of it.
+SERVERS = {
+    "dovecot": "Dovecot", "ftp": "vsftpd", "ldap": "OpenLDAP", "mariadb": "MariaDB", "postgresql": "PostgreSQL",
+    "redis": "Redis", "smtp": "aiosmtpd", "ssh": "OpenSSH", "manager": "multiprocessing of CPython",
+}  # fmt: skip
 
 
 def title(program: Program, way: str) -> str:
@@ -107,7 +114,7 @@ def rows(
 
 def describe(name: str, service: Mapping[str, Any]) -> str:
     """Return a server's name and version."""
-    return f"{service.get('server', name)} {service.get('version', '')}".strip()
+    return f"{service.get('server', SERVERS.get(name, name))} {service.get('version', '')}".strip()
 
 
 def _cell(program: Program, way: str, order: str, told: Mapping[str, Any] | None) -> str:
