@@ -36,7 +36,7 @@ _COMMON: dict[str, Any] = {
 settings.register_profile(
     "netstack-plain", max_examples=90, stateful_step_count=40, derandomize=True, **_COMMON
 )
-settings.register_profile("netstack-long", max_examples=3000, stateful_step_count=60, **_COMMON)
+settings.register_profile("netstack-long", max_examples=1500, stateful_step_count=60, **_COMMON)
 PLAIN = settings.get_profile("netstack-plain")
 LONG = settings.get_profile("netstack-long")
 
