@@ -55,7 +55,7 @@ __all__ = ["IpPair", "Progress", "TunnelSession", "TunnelState", "TunnelStats"]
 
 _LOG = ReactorLogger("reactor.session")
 
-#: Exits tried while the tunnel is set up for the first time. Source: design.md section 8a.
+#: Tries of exits while the tunnel is set up for the first time. Source: design.md section 8a.
 _EXIT_TRIES = 2
 #: Seconds between rounds of exits once the tunnel has been READY.
 _EXIT_PAUSE = (1.0, 2.0, 4.0, 5.0)
@@ -368,7 +368,9 @@ class TunnelSession:
             self.mix, self.config.ipr_address, self._lost_exits | self._memory.quarantined()
         )
         failure: SmolmixError = NoExit("no exit in the directory fits the settings")
-        for choice in choices[:tries] if tries else choices:
+        if tries and self.config.ipr_address is None:
+            choices = (choices * tries)[:tries]  # the only one there is gets another try
+        for choice in choices:
             limit = self.config.ipr_timeout
             if self.config.ipr_address is not None:
                 limit = max(limit, self.config.connect_timeout)

@@ -225,6 +225,21 @@ def test_next_exit_is_tried_where_the_first_is_dead(two_exits: LocalNet) -> None
         two_exits.node("exit").set(silent=False)
 
 
+def test_only_exit_there_is_gets_another_try() -> None:
+    with LocalNet(set_default=False) as net:
+        net.node("exit").set(silent=True)
+        steps = Steps()
+
+        def wake(step: Progress) -> None:
+            steps(step)
+            if len(steps.those("exit: connecting")) == 2:
+                net.node("exit").set(silent=False)
+
+        with Tunnel(**net.client_settings(), ipr_timeout=2.0, on_progress=wake) as tunnel:
+            echo(tunnel)
+        assert len(steps.those("exit: connecting")) == 2
+
+
 @pytest.mark.usefixtures("first_exit_first")
 def test_exit_that_gives_addresses_and_carries_nothing_is_never_ready(two_exits: LocalNet) -> None:
     two_exits.node("exit").set(drop_ip=1.0)
