@@ -81,8 +81,9 @@ def ended(process: subprocess.Popen[str], limit: float = 120) -> str:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
-        output, _ = process.communicate()
-        raise AssertionError(f"it does not end:\n{output}") from None
+        with contextlib.suppress(subprocess.TimeoutExpired):  # its children may hold the pipe
+            process.communicate(timeout=5)
+        raise AssertionError("it does not end") from None
     return output
 
 
@@ -103,6 +104,7 @@ def go_on(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("began", ["up", "down"])
 def test_nothing_goes_direct_while_the_tunnel_is_down_nor_while_it_comes_back(
     namespaces: Namespaces, network: dict[str, object], began: str
@@ -139,12 +141,13 @@ def test_nothing_goes_direct_at_the_end_of_a_program(
     assert "DONE" in output
 
 
+@pytest.mark.timeout(300)
 def test_nothing_goes_direct_from_children_and_programs_that_are_started(
     namespaces: Namespaces, network: dict[str, object]
 ) -> None:
     with nothing_goes_direct(namespaces, network):
         process = program(namespaces, network, "children.py")
-        output = ended(process, 170)
+        output = ended(process, 250)
     assert process.returncode == 0, output
     assert "DONE" in output
 
