@@ -15,6 +15,9 @@ from support.chaos_network import API_HOST, API_PORT, ChaosNetwork, Weather
 
 from smolmix_sync.reactor.report import TunnelState
 
+# Seconds of CPU each; on a busy machine they may last longer than the suite's limit.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
 READY, RECONNECTING, FAILED = TunnelState.READY, TunnelState.RECONNECTING, TunnelState.FAILED
 
 
