@@ -66,13 +66,13 @@ def test_filling_of_the_next_connect_is_left_to_the_next_connect() -> None:
         def __init__(self) -> None:
             self.held = 100
 
-        def recv(self, most: int) -> bytes:
+        def recv_into(self, buffer: memoryview, most: int) -> int:
             count = min(60, most, self.held)
             if self.held == 100:
                 flow.junk = 70
                 self.held += 70
             self.held -= count
-            return bytes(count)
+            return count
 
     end = End()
     flow: Any = SimpleNamespace(end=end, junk=100)
@@ -91,7 +91,7 @@ def test_filling_is_counted_before_the_application_may_connect_again() -> None:
                 order.append((name, int(value)))
             super().__setattr__(name, value)
 
-    flow: Any = Watched(end=SimpleNamespace(recv=bytes), junk=100, bound=False)
+    flow: Any = Watched(end=SimpleNamespace(recv_into=lambda buffer, most: most), junk=100, bound=False)
     order.clear()
     pump = StreamPump.__new__(StreamPump)
     pump.flow = flow
