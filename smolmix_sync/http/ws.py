@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
+from http.cookies import SimpleCookie
 from typing import Any
 
 import websocket as _client
@@ -55,6 +56,16 @@ class _Handshake:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
+
+
+def _forget_cookies(headers: Mapping[str, str] | None) -> None:
+    """Take out of websocket-client's jar what an answer put there.
+
+    The jar is one for the whole process: a server would know us by it on another tunnel, with another identity.
+    """
+    jar: dict[str, Any] = getattr(getattr(_client._handshake, "CookieJar", None), "jar", {})
+    for morsel in SimpleCookie((headers or {}).get("set-cookie", "")).values():
+        jar.pop("." + morsel["domain"].lower().removeprefix("."), None)
 
 
 def _open(url: str, tunnel: Carrier | None, deadline_of: float | None, ssl_context: Any) -> _Handshake:
@@ -113,6 +124,7 @@ def websocket(
             origin=origin,
             redirect_limit=0,
         )
+        _forget_cookies(result.getheaders())
         sock.finished(timeout)
         result.sock_opt.timeout = timeout
     except BaseException:
@@ -184,7 +196,8 @@ class MixWebSocketApp(_client.WebSocketApp):
     def _callback(self, callback: Any, *args: Any) -> None:
         # The first callback of a connection comes right after its handshake, or its failure.
         sock, self._mix_socket = self._mix_socket, None
-        current_sock: Any = self.sock.sock if self.sock is not None else None
-        if sock is not None and current_sock is sock:
+        current: Any = self.sock
+        if sock is not None and current is not None and current.sock is sock:
+            _forget_cookies(current.getheaders())
             sock.finished(_client.getdefaulttimeout())
         super()._callback(callback, *args)

@@ -19,14 +19,15 @@ from smolmix_sync.tunnel import Tunnel
 Serve = Callable[..., tuple[Any, Any]]
 
 
-def accept(server: Any, sock: Any) -> None:
-    head = server.request(sock)
+def accept(server: Any, sock: Any, fields: bytes = b"") -> bytes:
+    head: bytes = server.request(sock)
     key = next(line[19:] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key: "))
     token = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
     sock.sendall(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + token + b"\r\n\r\n"
-    )
+        + fields + b"Sec-WebSocket-Accept: " + token + b"\r\n\r\n"
+    )  # fmt: skip
+    return head
 
 
 def closing(code: int, reason: bytes) -> Callable[[Any], Callable[[Any], None]]:
@@ -83,6 +84,27 @@ def test_other_answers_and_addresses(serve: Serve) -> None:
         websocket("http://a.test/", tunnel=tunnel)
     with pytest.raises(OSError, match="this machine"):
         websocket("ws://127.0.0.1:80/", tunnel=tunnel)
+
+
+def test_a_cookie_is_told_to_the_application_and_to_no_later_connection(serve: Serve) -> None:
+    heads: list[bytes] = []
+
+    def make(server: Any) -> Callable[[Any], None]:
+        def handler(sock: Any) -> None:
+            heads.append(accept(server, sock, b"Set-Cookie: who=you; Domain=.A.test\r\n"))
+            sock.sendall(b"\x88\x02\x03\xe8")
+            sock.recv(100)
+
+        return handler
+
+    _, tunnel = serve(make)
+    opened = websocket("ws://a.test/", tunnel=tunnel)
+    assert opened.getheaders()["set-cookie"].startswith("who=you")
+    opened.close()
+    MixWebSocketApp("ws://a.test/", tunnel=tunnel).run_forever()
+    websocket("ws://a.test/", tunnel=tunnel).close()
+    assert len(heads) == 3
+    assert not any(b"cookie" in head.lower() for head in heads)
 
 
 def test_close_codes_reach_the_application(serve: Serve) -> None:
