@@ -23,7 +23,9 @@ from _report import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "performance"
-NAMES = ("stack", "sphinx", "sockets", "transfer")
+NAMES = ("stack", "sphinx", "sockets", "socket_cost", "transfer")
+#: Drawn if there are results: it needs a nym-node binary, root and the peer that cargo builds.
+ELSEWHERE = ("realnet",)
 _COLOURS = ("#3b6ea5", "#c9803a", "#7a9a5a")
 _WIDTH, _LEFT, _BAR, _GAP = 720, 210, 16, 12
 
@@ -139,6 +141,44 @@ def sockets(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def socket_cost(results: dict[str, Any]) -> dict[str, str]:
+    """Draw the ratio of MixSockets to kernel sockets beside what is allowed."""
+    figures = {}
+    for kind in ("threads", "gevent"):
+        rows = results[kind]
+        figures[f"socket-cost-{kind}"] = bars(
+            f"MixSocket over kernel TCP, divided by a kernel socket, {kind}",
+            [entry["figure"] for entry in rows],
+            [
+                ("measured", [entry["ratio"] for entry in rows]),
+                ("allowed", [entry["limit"] for entry in rows]),
+            ],
+            "x",
+            f"MB/s: at least the second; others: at most. {_origin(results)}",
+        )
+    return figures
+
+
+def realnet(results: dict[str, Any]) -> dict[str, str]:
+    """Draw goodput over real nodes, ours beside the real smolmix."""
+    figures = {}
+    for mode in ("paced", "unpaced"):
+        rows = [entry for entry in results["results"] if entry["mode"] == mode and entry["ours_kb_per_s"]]
+        if rows:
+            figures[f"realnet-{mode}"] = bars(
+                f"Through a tunnel over real nym-nodes, {mode}",
+                [entry["work"] for entry in rows],
+                [
+                    ("smolmix_sync", [entry["ours_kb_per_s"] for entry in rows]),
+                    ("nym-smolmix 1.21.6", [entry["theirs_kb_per_s"] for entry in rows]),
+                    ("goal", [entry["target_kb_per_s"] for entry in rows]),
+                ],
+                "kB/s",
+                f"medians of {rows[0]['ours']['n']} runs in turns; {_origin(results)}",
+            )
+    return figures
+
+
 def transfer(results: dict[str, Any]) -> dict[str, str]:
     """Draw goodput through a tunnel beside the goals."""
     figures = {}
@@ -167,9 +207,9 @@ def main() -> None:
     arguments = parser.parse_args()
     FIGURES.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
+    for name in (*NAMES, *ELSEWHERE):
         path: Path = RESULTS / f"{name}.json"
-        if arguments.run:
+        if arguments.run and name in NAMES:
             command = [sys.executable, f"benchmarks/bench_{name}.py", "--json", str(path.relative_to(ROOT))]
             subprocess.run(command, cwd=ROOT, check=True, timeout=1800)
         if not path.exists():
