@@ -28,6 +28,8 @@ PROBE_INTERVAL = 10.0
 SILENCE = 10.0
 #: Ours: how long they may before the exit is taken to have no SURB left; doubled each time, up to the second.
 STARVED = (1.0, 8.0)
+#: Ours: how often that may be since our last packet. Most last packets are acknowledgements, which nobody answers.
+WRITE_OFFS = 2
 _TICK = 1.0
 
 
@@ -66,6 +68,7 @@ class ExitWatch:
         self._attempts = 0
         self._waiting_since: float | None = None
         self._patience = STARVED[0]
+        self._write_offs = 0
         self.probes_sent = 0
 
     def start(self, probes: SessionProbes | None) -> None:
@@ -99,6 +102,7 @@ class ExitWatch:
     def sent(self, now: float) -> None:
         """Note that IP packets left."""
         self._sent_at = now
+        self._write_offs = 0
         if self._waiting_since is None:
             self._waiting_since = now
 
@@ -171,7 +175,8 @@ class ExitWatch:
         """
         since = self._waiting_since
         if since is not None and now - since >= self._patience:
-            self._waiting_since = now
+            self._write_offs += 1
+            self._waiting_since = now if self._write_offs < WRITE_OFFS else None
             self._patience = min(2 * self._patience, STARVED[1])
             self._on_starved()
 
