@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import errno
 import fcntl
 import json
@@ -275,7 +276,7 @@ class IdentityStore:
             fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             posix_close(self.lock_fd)
-            raise OSError(errno.EALREADY, f"the identity in {folder} is in use") from None
+            raise OSError(errno.EALREADY, "the identity is in use") from None
 
     def load(self) -> ClientIdentity | None:
         """Return the identity; None if there is none yet, or one that cannot be read, which is set aside.
@@ -309,13 +310,18 @@ class IdentityStore:
         if self._seal is not None:
             content = self._seal.seal(content)
         temporary = self._path.with_suffix(".new")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o600)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError:  # a full disk: what was kept stays, and half a file does not
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
         self.sealed = self._seal is not None
 
     def remove(self) -> bool:

@@ -121,8 +121,9 @@ class MixnetSession:
         """Load the kept identity, if one is named."""
         if self.config.client_id is None:
             return
+        folder = storage_folder(self.config)
         try:
-            self._store = IdentityStore(storage_folder(self.config), self.config.storage_passphrase)
+            self._store = IdentityStore(folder, self.config.storage_passphrase)
             self.loop.guard_fd(self._store.lock_fd)
             if not self._fresh_identity:
                 self.identity = self._store.load() or self.identity
@@ -130,7 +131,7 @@ class MixnetSession:
         except ConfigError:
             raise
         except OSError as error:
-            raise SmolmixError(f"client_id: {error.strerror}", error.errno) from None
+            raise SmolmixError(f"client_id: {folder}: {error.strerror}", error.errno) from None
 
     def _keep_identity(self) -> None:
         if self._store is not None:
