@@ -28,6 +28,7 @@ __all__ = [
     "CSocket",
     "allocate_lock",
     "epoll",
+    "exit_over",
     "get_ident",
     "get_native_id",
     "getaddrinfo",
@@ -49,6 +50,7 @@ __all__ = [
     "run_at_exit",
     "run_in_child",
     "sealed",
+    "settle_fork",
     "socketpair",
     "start_new_thread",
     "wait_fd",
@@ -157,13 +159,24 @@ def run_in_child(hook: Callable[[], None], *, first: bool = False) -> None:
         _fork_hooks.append(hook)
 
 
-def _run_fork_hooks() -> None:
-    for hook in _fork_hooks:
-        hook()
+_process = os.getpid()
+
+
+def settle_fork() -> None:
+    """Run the hooks of a forked child, unless that was done.
+
+    A hook of the program that was registered before our import comes first and may use the network: what it makes
+    is the child's, and must not be taken for the parent's afterwards.
+    """
+    global _process
+    if _process != os.getpid():
+        _process = os.getpid()
+        for hook in _fork_hooks:
+            hook()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_run_fork_hooks)
+    os.register_at_fork(after_in_child=settle_fork)
 
 
 _importing = allocate_lock()
@@ -211,15 +224,39 @@ _exit_hooks: list[Callable[[], None]] = []
 
 
 def run_at_exit(hook: Callable[[], None]) -> None:
-    """Call *hook* at the end of the process, after user code registered later than our import."""
+    """Call *hook* at the end of the process, after user code registered later than our import.
+
+    It is called once more when the user code registered earlier has run, too.
+    """
     _exit_hooks.append(hook)
 
 
-def _run_exit_hooks() -> None:
-    while _exit_hooks:
-        _exit_hooks.pop()()
+class _Exit:
+    """The end of the process, in two steps. atexit holds the only reference, until everything registered has run."""
+
+    over = False
+    _pid = 0
+
+    def __call__(self) -> None:
+        self._pid = os.getpid()
+        self._run()
+
+    def __del__(self) -> None:
+        if self._pid == os.getpid():  # else multiprocessing has cleared the hooks of a forked child
+            _Exit.over = True
+            self._run()
+
+    @staticmethod
+    def _run() -> None:
+        for hook in reversed(_exit_hooks):
+            hook()
+
+
+def exit_over() -> bool:
+    """Tell whether nothing is left but the interpreter's own end."""
+    return _Exit.over
 
 
 # atexit runs last-in first-out and after the non-daemon threads: registered with the package, it comes after
 # nearly everything that may still want to send (logging.shutdown included, if logging was imported later).
-atexit.register(_run_exit_hooks)
+atexit.register(_Exit())

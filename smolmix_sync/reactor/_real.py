@@ -81,7 +81,7 @@ def _after_fork_in_child() -> None:
     _open_sockets.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+_originals.run_in_child(_after_fork_in_child)
 
 
 def open_descriptors() -> set[int]:

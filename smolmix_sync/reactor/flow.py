@@ -253,6 +253,7 @@ def create(family: int, type: int, proto: int, port: TunnelPort | None = None) -
         OSError: EMFILE and friends.
     """
     _originals.require_linux()
+    _originals.settle_fork()
     nursery.sweep()
     stream = type == SOCK_STREAM
     # SEQPACKET, not DGRAM: only that one reports the peer's close.

@@ -221,7 +221,7 @@ class ReactorLoop:
             self._check()
             if self._started:
                 return self
-            if _ending:
+            if _ending and (_originals.exit_over() or _originals.get_ident() != _ending):
                 raise os_error(errno.ENETDOWN, "the process is ending")
             _originals.require_linux()
             ready = allocate_lock()
@@ -459,9 +459,9 @@ _live: list[ReactorLoop] = []
 _abandoned: list[ReactorLoop] = []
 _shared: ReactorLoop | None = None
 _shared_lock = allocate_lock()
-#: Held while a loop starts; and whether none may any more.
+#: Held while a loop starts; and the thread that ends the process, once it does.
 _starting = allocate_lock()
-_ending = False
+_ending = 0
 
 
 def shared_loop() -> ReactorLoop:
@@ -473,6 +473,7 @@ def shared_loop() -> ReactorLoop:
         OSError: ENETDOWN where a seccomp filter would leave a new one without network.
     """
     global _shared
+    _originals.settle_fork()
     with _shared_lock:
         if _shared is None or not _shared.running:
             if _originals.sealed:
@@ -502,10 +503,13 @@ _originals.run_in_child(_after_fork_in_child, first=True)
 
 
 def _stop_all() -> None:
-    """Stop every loop, and let none start: daemon threads and finalizers of the program may go on asking."""
+    """Stop every loop, and let none start: daemon threads and finalizers of the program may go on asking.
+
+    Those of the program's hooks that come later still get one.
+    """
     global _ending
     with _starting:
-        _ending = True
+        _ending = _originals.get_ident()
     for loop in list(_live):
         loop.stop()
 

@@ -15,7 +15,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from smolmix_sync.reactor._originals import os_error
+from smolmix_sync.reactor._originals import os_error, settle_fork
 from smolmix_sync.reactor.isolation import current_key, isolated_port
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def current() -> TunnelPort:
             for the key.
     """
     global _last
+    settle_fork()
     find = _find or _default
     if find is None:
         raise os_error(errno.ENETDOWN, "no tunnel")

@@ -270,7 +270,15 @@ def test_a_reactor_ends_whatever_objects_the_program_has(monkeypatch: pytest.Mon
 
 
 def test_no_reactor_starts_while_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smolmix_sync.reactor.loop._ending", True)
+    monkeypatch.setattr("smolmix_sync.reactor.loop._ending", -1)
     with pytest.raises(OSError, match="ending") as caught:
         ReactorLoop("late").start()
     assert caught.value.errno == errno.ENETDOWN
+
+
+def test_a_reactor_starts_for_the_programs_last_hooks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smolmix_sync.reactor.loop._ending", threading.get_ident())
+    ReactorLoop("hook").start().stop()
+    monkeypatch.setattr("smolmix_sync.reactor._originals.exit_over", lambda: True)
+    with pytest.raises(OSError, match="ending"):
+        ReactorLoop("late").start()
