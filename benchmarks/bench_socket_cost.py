@@ -143,11 +143,10 @@ class Figures:
         return {"round trip p50 us": median(times) * 1e6, "round trip CPU us": used / len(times) * 1e6}
 
     def connects(self) -> dict[str, float]:
-        """Connect and close, 300 times."""
+        """Connect and close, 300 times, with ``create_connection`` as the chapter did."""
         start = time.perf_counter()
         for _ in range(300):
-            with self.module.socket(self.module.AF_INET, self.module.SOCK_STREAM) as connection:
-                connection.connect(self.echo)
+            self.module.create_connection(self.echo).close()
         return {"connect and close us": (time.perf_counter() - start) / 300 * 1e6}
 
     def sockets(self) -> dict[str, float]:

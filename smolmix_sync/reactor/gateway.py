@@ -425,10 +425,10 @@ class GatewayLink:
         elif self._fragments_opcode == ABNF.OPCODE_CONT:
             self._lose("the gateway continued a message it had not begun")
             return
-        self._fragments += frame.data
-        if len(self._fragments) > _MAX_MESSAGE:
+        if len(self._fragments) + len(frame.data) > _MAX_MESSAGE:
             self._lose("the gateway sent a message that is too large")
             return
+        self._fragments += frame.data
         if not frame.fin:
             return
         data = bytes(self._fragments)
