@@ -26,14 +26,19 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import platform
+import re
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from support.servers import is_installed
+
 __all__ = ["ORDERS", "Program", "programs"]
 
 HERE = Path(__file__).parent
+#: How a service asks for a program that is not Python.
+_PROGRAM = re.compile(r'find_program\("([\w-]+)"\)')
 
 #: gevent or not; the library imported before ``patch_all()`` or after it.
 ORDERS = ("after", "before", "gevent-after", "gevent-before")
@@ -61,6 +66,13 @@ class Program:
     def ways(self) -> tuple[str, ...]:
         """``direct``, and ``forward`` where there is such a way."""
         return ("direct", "forward") if self.forward else ("direct",)
+
+    def missing(self) -> list[str]:
+        """Return the programs that this machine lacks: those its services run, and its own."""
+        needed = {self.debian} - {""}
+        for service in self.services:
+            needed.update(_PROGRAM.findall((HERE / "services" / f"{service}.py").read_text()))
+        return sorted(name for name in needed if not is_installed(name))
 
     def version(self) -> str:
         """Return the version that is installed."""

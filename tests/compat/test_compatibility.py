@@ -115,7 +115,11 @@ def in_every_run(case: Case) -> bool:
 
 
 def parameter(case: Case) -> Any:
-    return pytest.param(case, id=" ".join(case), marks=() if in_every_run(case) else pytest.mark.long)
+    marks = [] if in_every_run(case) else [pytest.mark.long]
+    lacking = PROGRAMS[case[0]].missing()
+    if lacking:
+        marks.append(pytest.mark.skip(reason=f"{', '.join(lacking)}: not installed"))
+    return pytest.param(case, id=" ".join(case), marks=marks)
 
 
 @contextlib.contextmanager
@@ -152,6 +156,7 @@ def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for item in request.session.items
         if isinstance(item, pytest.Function)
         and item.function.__name__ == test_program_does_its_work_or_is_refused.__name__
+        and item.get_closest_marker("skip") is None
     ]
     needed = {service for name, _, _ in chosen for service in PROGRAMS[name].services}
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:

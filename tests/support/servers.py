@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["end_with_us", "find_program", "free_port", "free_ports", "listens", "running", "version_of"]
+__all__ = [
+    "end_with_us",
+    "find_program",
+    "free_port",
+    "free_ports",
+    "is_installed",
+    "listens",
+    "python_server",
+    "running",
+    "version_of",
+]
 
 #: A server that does not answer by then never will.
 _START_TIMEOUT = 15.0
 _STOP_TIMEOUT = 10.0
-#: Where Debian puts servers that users do not call themselves.
-_MORE_FOLDERS = "/usr/sbin:/usr/local/sbin:/sbin"
+#: Where Debian puts servers that users do not call themselves; PostgreSQL's by version, the newest first.
+_MORE_FOLDERS = (
+    "/usr/sbin", "/usr/local/sbin", "/sbin",
+    *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True),
+)  # fmt: skip
 
 #: Ports that belong to servers which do not listen yet.
 _given: set[int] = set()
@@ -37,10 +53,17 @@ def find_program(name: str) -> str:
     Raises:
         FileNotFoundError: it is not installed.
     """
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{_MORE_FOLDERS}")
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_MORE_FOLDERS]))
     if path is None:
         raise FileNotFoundError(f"{name} is not installed")
     return path
+
+
+def is_installed(name: str) -> bool:
+    """Tell whether :func:`find_program` finds it."""
+    with contextlib.suppress(FileNotFoundError):
+        return bool(find_program(name))
+    return False
 
 
 def version_of(*command: str) -> str:
@@ -130,3 +153,18 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(_STOP_TIMEOUT)
+
+
+@contextlib.contextmanager
+def python_server(program: Path, *arguments: str) -> Iterator[Any]:
+    """Run a Python server in a process of its own until the block ends; yield the JSON of its first line."""
+    process = subprocess.Popen(
+        [sys.executable, str(program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        preexec_fn=end_with_us,
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process:
+        try:
+            yield json.loads(process.stdout.readline())
+        finally:
+            process.terminate()

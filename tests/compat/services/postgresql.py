@@ -24,7 +24,7 @@ _RUN_AS = "postgres"
 @contextlib.contextmanager
 def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
     """Run a server with an empty database."""
-    programs = _programs()
+    programs = Path(os.path.realpath(find_program("initdb"))).parent
     ca, pem = credentials("postgresql", address, folder)
     # Not in *folder*: the server's user may not be able to enter it.
     with tempfile.TemporaryDirectory(prefix="postgresql-") as made:
@@ -60,12 +60,6 @@ def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
                 "host": address, "port": port, "user": _USER, "password": _PASSWORD, "database": "postgres",
                 "ca": ca, "version": version_of(str(programs / "postgres"), "--version"),
             }  # fmt: skip
-
-
-def _programs() -> Path:
-    """Return the folder of the server's programs; Debian has one for each version."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else Path(os.path.realpath(find_program("initdb"))).parent
 
 
 def _ready(data: Path) -> bool:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import re
-import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from support.certificates import Authority
+from support.servers import find_program, free_port, listens, running, version_of
 
 SIZE = 50_000
 NAME = "web.localnet"
@@ -74,10 +70,9 @@ def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
     # Its workers change their user.
     for path in (folder / "site", folder / "site" / "put"):
         path.chmod(0o777)
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    process = subprocess.Popen([nginx, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")])
-    try:
-        wait_for(process, address, tls_port)
+    nginx = find_program("nginx")
+    command = [nginx, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    with running(command, folder, lambda: listens(address, tls_port)):
         yield {
             "host": NAME,
             "port": port,
@@ -89,32 +84,5 @@ def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
             "user": "alice",
             "password": "secret",
             "server": "nginx",
-            "version": version(nginx),
+            "version": version_of(nginx, "-v"),
         }
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def version(nginx: str) -> str:
-    told = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
-    found = re.search(r"nginx/(\S+)", told)
-    return found[1] if found else "?"
-
-
-def free_port(address: str) -> int:
-    with socket.create_server((address, 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def wait_for(process: subprocess.Popen[Any], address: str, port: int) -> None:
-    until = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection((address, port), 1).close()
-        except OSError:
-            assert process.poll() is None, "the server ended"
-            assert time.monotonic() < until, "the server does not answer"
-            time.sleep(0.05)
-        else:
-            return

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from support.certificates import credentials
-from support.servers import end_with_us
+from support.servers import python_server
 
 PROGRAM = Path(__file__).parents[1] / "servers" / "websocket_echo.py"
 
@@ -21,17 +18,8 @@ PROGRAM = Path(__file__).parents[1] / "servers" / "websocket_echo.py"
 def serve(folder: Path, address: str) -> Iterator[dict[str, Any]]:
     """Run the server in a process of its own."""
     ca, pem = credentials("websocket", address, folder)
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), address, pem], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        preexec_fn=end_with_us,
-    )  # fmt: skip
-    assert process.stdout is not None
-    with process:
-        try:
-            port, tls_port = json.loads(process.stdout.readline())
-            yield {
-                "port": port, "tls_port": tls_port, "ca": ca, "server": "wsproto",
-                "version": importlib.metadata.version("wsproto"),
-            }  # fmt: skip
-        finally:
-            process.terminate()
+    with python_server(PROGRAM, address, pem) as (port, tls_port):
+        yield {
+            "port": port, "tls_port": tls_port, "ca": ca, "server": "wsproto",
+            "version": importlib.metadata.version("wsproto"),
+        }  # fmt: skip
