@@ -12,7 +12,6 @@ clock runs from the connect to the last confirmed octet. What our shaper sent is
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from _report import ROOT, add_output, environment, spread, table, write
-from bench_transfer import TARGETS
+from _report import ROOT, environment, spread, table, write
+from bench_transfer import TARGETS, print_gaps, turns_parser
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -39,7 +38,6 @@ WORK = {
     "10 x 100 kB down": (1e6, f"parallel=10,{SITE}/bytes/100000"),
     "first octet": (0, f"get={SITE}/bytes/1"),
 }
-MODES = ("paced", "unpaced")
 
 
 def peer_program() -> Path:
@@ -96,19 +94,12 @@ def theirs(net: realnet.RealNet, mode: str, settle: float) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--settle", type=float, default=10.0, help="seconds READY before the first transfer")
-    add_output(parser)
+    parser = turns_parser(__doc__)
     arguments = parser.parse_args()
     problem = realnet.missing() or (None if peer_program().exists() else f"{peer_program()} is not built")
     if problem is not None:
         parser.error(problem)
-    about = environment()
-    print(about, flush=True)
+    print(environment(), flush=True)
     seconds: dict[tuple[str, str, str], list[float]] = {}
     gaps: dict[str, list[dict[str, float]]] = {mode: [] for mode in arguments.modes}
     failures: list[str] = []
@@ -149,10 +140,7 @@ def main() -> None:
             results.append(row)
             rows.append((*shown, row["target_kb_per_s"] or "-"))
     print(table(("work", "ours s", "range", "kB/s", "smolmix s", "range", "kB/s", "goal"), rows))
-    for mode, traces in gaps.items():
-        if traces:
-            keys = traces[0].keys()
-            print(f"{mode} send gaps:", {key: round(median(t[key] for t in traces), 3) for key in keys})
+    print_gaps(gaps)
     write(arguments.json, {"benchmark": "realnet", "results": results, "gaps": gaps, "failures": failures})
 
 

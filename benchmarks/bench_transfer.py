@@ -197,21 +197,35 @@ def repetition(
         return seconds, trace.take()
 
 
-def main() -> None:
-    """Measure and print."""
+def turns_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with what every run of the matrix is told."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    parser.add_argument("--only", nargs="+", help="only these rows of the matrix")
     parser.add_argument("--settle", type=float, default=10.0, help="seconds READY before the first transfer")
+    add_output(parser)
+    return parser
+
+
+def print_gaps(gaps: dict[str, list[dict[str, float]]]) -> None:
+    """Print the median statistics of the send gaps of each mode."""
+    for mode, traces in gaps.items():
+        if traces:
+            keys = traces[0].keys()
+            print(f"{mode} send gaps:", {key: round(median(t[key] for t in traces), 3) for key in keys})
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = turns_parser(__doc__)
+    parser.add_argument("--only", nargs="+", help="only these rows of the matrix")
     parser.add_argument("--drop", type=float, default=0.0, help="localnet: share of packets one node loses")
     parser.add_argument("--nym-api", help="measure that network instead of a localnet")
     parser.add_argument("--host", default="www.localnet")
     parser.add_argument("--port", type=int, default=80)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a tunnel setting")
-    add_output(parser)
     arguments = parser.parse_args()
     print(environment(), flush=True)
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -254,10 +268,7 @@ def main() -> None:
             )
         )
     print(table(("work", "median s", "min", "max", "kB/s", "goal"), rows))
-    for mode, traces in gaps.items():
-        if traces:
-            keys = traces[0].keys()
-            print(f"{mode} send gaps:", {key: round(median(t[key] for t in traces), 3) for key in keys})
+    print_gaps(gaps)
     write(arguments.json, {"benchmark": "transfer", "results": results, "gaps": gaps, "failures": failures})
 
 

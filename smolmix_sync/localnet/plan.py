@@ -137,9 +137,8 @@ class PortBook:
         self._reserved.append(sock)
         port: int = sock.getsockname()[1]
         if name not in self._fixed and not _free_for_datagrams(family, address, port):
-            return self.reserve(
-                name, address=address
-            )  # the port passed over stays reserved: no second try meets it
+            # The port passed over stays reserved: no second try meets it.
+            return self.reserve(name, address=address)
         return port
 
     def close(self) -> None:

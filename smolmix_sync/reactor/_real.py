@@ -25,10 +25,12 @@ import gevent
 import gevent.lock
 
 from smolmix_sync.reactor import _originals
+from smolmix_sync.reactor._originals import monotonic
 
 __all__ = [
     "RealSocket",
     "RealTlsSocket",
+    "Turn",
     "client_tls_context",
     "connect_tcp",
     "is_public",
@@ -38,6 +40,8 @@ __all__ = [
 
 #: Ours: how much ciphertext is read at once; a gateway's burst of 30 regular packets.
 _TLS_READ = 65536
+#: Ours: how long one peer is read before other greenlets and timers get their turn.
+_TURN = 0.005
 
 #: From the specification (ssl.TLSVersion.TLSv1_2); the enum itself lives in Python.
 _TLS_1_2 = 0x0303
@@ -414,6 +418,19 @@ def resolve_host(host: str, port: int, timeout: float | None = None) -> list[tup
             addresses.append((int(family), sockaddr))
     addresses.sort(key=lambda item: item[0] != _socket.AF_INET)
     return addresses
+
+
+class Turn:
+    """How long a greenlet has read without a pause: a peer that always has more must not keep the hub from its timers."""
+
+    def __init__(self) -> None:
+        self._ends = monotonic() + _TURN
+
+    def give(self) -> None:
+        """Let others have theirs if ours is over."""
+        if monotonic() > self._ends:
+            gevent.sleep(0)
+            self._ends = monotonic() + _TURN
 
 
 def is_public(address: str) -> bool:

@@ -38,7 +38,14 @@ from smolmix_sync.mixnet.gateway.events import (
 from smolmix_sync.mixnet.sphinx import MixPacket
 from smolmix_sync.mixnet.topology import EntryDetails
 from smolmix_sync.reactor._originals import monotonic
-from smolmix_sync.reactor._real import RealSocket, RealTlsSocket, client_tls_context, connect_tcp, limited
+from smolmix_sync.reactor._real import (
+    RealSocket,
+    RealTlsSocket,
+    Turn,
+    client_tls_context,
+    connect_tcp,
+    limited,
+)
 from smolmix_sync.reactor.log import ReactorLogger, printable
 from smolmix_sync.reactor.wsupgrade import Upgrade
 
@@ -50,8 +57,6 @@ _LOG = ReactorLogger("reactor.gateway")
 FRAME_LIMIT = 32
 #: Ours: the largest message a gateway has for us is a pushed extended32 packet of 32393 octets.
 _MAX_MESSAGE = 1 << 17
-#: Ours: how long the reader may go on before other greenlets and timers get their turn.
-_TURN = 0.005
 _READ_AHEAD = 65536
 #: Ours: pieces of what was read ahead between two looks at the clock.
 _READS = 64
@@ -139,17 +144,14 @@ class _ReadAhead:
         self._sock = sock
         self._buffer = b""
         self._offset = 0
-        self._turn_ends = 0.0
+        self._turn = Turn()
         self._reads = 0
 
     def recv(self, size: int) -> bytes:
         # A gateway that always has more, in however small frames, must not keep the hub from its timers.
         self._reads += 1
         if self._offset >= len(self._buffer) or not self._reads % _READS:
-            now = monotonic()
-            if now > self._turn_ends:
-                gevent.sleep(0)
-                self._turn_ends = monotonic() + _TURN
+            self._turn.give()
         if self._offset >= len(self._buffer):
             self._buffer = self._sock.recv(_READ_AHEAD)
             self._offset = 0

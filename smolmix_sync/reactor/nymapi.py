@@ -21,8 +21,7 @@ import h11
 
 from smolmix_sync._version import __version__
 from smolmix_sync.errors import TopologyError, WireError
-from smolmix_sync.reactor._originals import monotonic
-from smolmix_sync.reactor._real import client_tls_context, connect_tcp, limited
+from smolmix_sync.reactor._real import Turn, client_tls_context, connect_tcp, limited
 
 __all__ = ["BaseUrl", "HttpAnswer", "NymApi", "clock_ahead_untrusted", "http_get"]
 
@@ -31,8 +30,6 @@ MAX_BODY = 32 << 20
 _READ = 65536
 #: Ours: interim answers (1xx) to one request.
 _MAX_INTERIM = 16
-#: Ours: how long one answer is read before other greenlets and timers get their turn.
-_TURN = 0.005
 #: From the specification: X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _DATED = (9, 10)
 
@@ -168,12 +165,9 @@ def _exchange(sock: object, base: BaseUrl, path: str, max_body: int) -> HttpAnsw
     content_type = ""
     body = bytearray()
     interim = 0
-    turn_ends = monotonic() + _TURN
+    turn = Turn()
     while True:
-        # A server that always has more must not keep the hub from its timers.
-        if monotonic() > turn_ends:
-            gevent.sleep(0)
-            turn_ends = monotonic() + _TURN
+        turn.give()
         event = connection.next_event()
         if event is h11.NEED_DATA:
             connection.receive_data(sock.recv(_READ))  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ import pytest
 from gevent._hub_local import set_hub
 from gevent.exceptions import HubDestroyed
 
-from smolmix_sync.reactor import bridge, directory, exitmemory, gateway, identity, nymapi, shaper
+from smolmix_sync.reactor import _real, bridge, directory, exitmemory, gateway, identity, nymapi, shaper
 from smolmix_sync.reactor import loop as loop_module
 from smolmix_sync.reactor._originals import get_ident
 from smolmix_sync.reactor.flow import CloseWatch, nursery
@@ -423,7 +423,8 @@ def _run(seed: int, body: Callable[[VirtualReactor, random.Random, Any], Any]) -
     clock.true_time = lambda: clock.base + virtual.time
     client_random = random.Random(seed ^ 0x5EED)
     with pytest.MonkeyPatch.context() as patch, _registered(virtual, hub) as reactor:
-        patch.setattr(gateway, "monotonic", lambda: virtual.time)
+        for module in (gateway, _real):
+            patch.setattr(module, "monotonic", lambda: virtual.time)
         for module in (gateway, directory, exitmemory, bridge, nymapi):
             patch.setattr(module, "time", clock)
         # The stream of random octets is the seed's, wherever it is taken from.

@@ -344,9 +344,10 @@ class GatewayClient(Secret):
 
     def _emit(self, event: ClientEvent) -> None:
         # What a gateway can repeat at will, before READY too, does not pile up.
-        needed = isinstance(event, Registered | Authenticated | MustWait)
-        needed = needed or (isinstance(event, GatewayRefused) and event.fatal)
-        if not needed and len(self._events) >= self.settings.max_events:
+        if len(self._events) >= self.settings.max_events and not (
+            isinstance(event, (Registered, Authenticated, MustWait))
+            or (isinstance(event, GatewayRefused) and event.fatal)
+        ):
             self.counters.dropped_overflow += 1
             return
         self._events.append(event)
